@@ -1,0 +1,1 @@
+"""Reading from Kafka, and from the places that Pin images live in."""

@@ -1,0 +1,1 @@
+"""Pixels to codes: decode, micro-batch, encode, binarize; the embed worker and the model."""

@@ -1,0 +1,1 @@
+"""Codes to searchable shards: apply, seal, merge, snapshot, search; the index worker."""

@@ -1,0 +1,1 @@
+"""What every part shares: contracts, settings, errors, metrics, the clock, the embedded servers, the CLI."""

@@ -1,0 +1,1 @@
+"""Writing to Kafka: Pin events, codes in transactions, dead letters."""
