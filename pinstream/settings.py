@@ -1,0 +1,249 @@
+"""All settings, in one place. Read once at start; frozen; unknown names are refused.
+
+Sources, the strongest first: command-line options, environment variables (`PINSTREAM_KAFKA__BOOTSTRAP_SERVERS=…`,
+nesting by `__`), then the TOML file named by `PINSTREAM_CONFIG`. Units come last in a name.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from pinstream.errors import FatalError
+
+CONFIG_VARIABLE: Final = "PINSTREAM_CONFIG"
+
+OWNED_KAFKA_KEYS: Final = {
+    "auto.offset.reset": "every reader starts where its checkpoint or its group says",
+    "enable.auto.commit": "offsets are committed with the work they cover",
+    "enable.auto.offset.store": "offsets are committed with the work they cover",
+    "enable.idempotence": "codes are published in transactions",
+    "enable.partition.eof": "lag is read from it",
+    "group.id": "set embed.group_id or index.group_id",
+    "group.instance.id": "set embed.instance_id or index.instance_id",
+    "group.protocol": "set kafka.group_protocol",
+    "isolation.level": "every reader is read_committed",
+    "partitioner": "codes go to their Pin's own partition",
+    "transactional.id": "set embed.instance_id",
+    "transaction.timeout.ms": "set embed.transaction_timeout_ms",
+}
+"""librdkafka keys that a user may not set, each with the reason or the setting to use instead."""
+
+
+class Delivery(StrEnum):
+    EXACTLY_ONCE = "exactly_once"
+    AT_LEAST_ONCE = "at_least_once"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaSettings(_Section):
+    bootstrap_servers: str = ""
+    """host:port, comma-separated. Empty: the servers that `pinstream local up` started under `local_dir`."""
+    group_protocol: Literal["consumer", "classic"] = "consumer"
+    """`consumer` is KIP-848 (Kafka 4); `classic` (cooperative-sticky) for brokers that lack it."""
+    librdkafka: dict[str, str] = {}
+    """librdkafka's own keys, passed through to every client: SASL, TLS, buffer sizes."""
+    request_timeout_s: float = Field(default=10.0, gt=0, le=300)
+    """How long a start-up request may take before the broker counts as unreachable."""
+
+    @field_validator("librdkafka")
+    @classmethod
+    def _not_ours(cls, keys: dict[str, str]) -> dict[str, str]:
+        for key in keys:
+            if key in OWNED_KAFKA_KEYS:
+                raise ValueError(f"{key} is owned by pinstream ({OWNED_KAFKA_KEYS[key]}); remove it")
+        return keys
+
+
+class RedisSettings(_Section):
+    url: str = ""
+    """redis:// or rediss:// URL. Empty: the server that `pinstream local up` started under `local_dir`."""
+    timeout_s: float = Field(default=0.25, gt=0, le=10)
+    """A slower Redis counts as away: it is a cache, waiting for it costs more than a miss."""
+
+
+class TopicSettings(_Section):
+    pins: str = "pins.v1"
+    partitions: int = Field(default=4, ge=1, le=4096)
+    """P: partitions of every topic and number of index shards. Fixed for a generation."""
+    replication_factor: int = Field(default=1, ge=1, le=10)
+    """3 in production (with `min_insync_replicas` 2); 1 on the embedded broker."""
+    min_insync_replicas: int = Field(default=1, ge=1, le=10)
+    delete_retention_ms: int = Field(default=7 * 86_400_000, ge=0)
+    """How long tombstones stay: longer than the longest replay, or a slow reader misses deletes."""
+    codes_schema_id: int = Field(default=1, ge=0, lt=2**31)
+    """The id in the Confluent frame: the one your schema registry gave `pin_code.avsc`."""
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.pins}.dlq"
+
+
+class FetchSettings(_Section):
+    """What may be fetched, how much and how long. Event URIs are hostile: nothing is allowed by default but `data:`."""
+
+    allowed_folders: tuple[Path, ...] = ()
+    """Folders under which `file://` may read, after symbolic links are resolved."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names for http(s), exact or `*.example.com`. A listed host may still not resolve to a private address."""
+    allowed_buckets: tuple[str, ...] = ()
+    """`s3://bucket` or `gs://bucket` prefixes that may be read, with this process's own credentials."""
+    allow_private_addresses: bool = False
+    """Let http(s) reach loopback, private and link-local addresses. For tests and closed networks only."""
+    allow_http: bool = False
+    """Let plain `http://` be fetched as well as `https://`."""
+    store_options: dict[str, str] = {}
+    """obstore client and credential options, such as `endpoint` for an S3-compatible store."""
+    max_bytes: int = Field(default=20 * 1024 * 1024, ge=1024)
+    """Largest encoded image. Reading stops there, whatever the server's Content-Length says."""
+    max_pixels: int = Field(default=50_000_000, ge=4096)
+    """Largest width × height, judged by the header before anything is decoded."""
+    max_redirects: int = Field(default=0, ge=0, le=5)
+    """Each hop is checked as the first URI was. 0 refuses redirects."""
+    timeout_s: float = Field(default=5.0, gt=0, le=120)
+    """For one fetch, from name look-up to the last byte."""
+    attempts: int = Field(default=3, ge=1, le=10)
+    """Tries for a store that is away (5xx, connection refused). A 404 is not tried again."""
+
+
+class EmbedSettings(_Section):
+    group_id: str = ""
+    """Consumer group on the Pins topic. Empty: `pinstream-embed-<model>`."""
+    instance_id: str = ""
+    """Names this worker across restarts (a StatefulSet's pod name): its next start ends the transaction that a crash
+    left open at once instead of after `transaction_timeout_ms`. Empty: host name and process id."""
+    delivery: Delivery = Delivery.EXACTLY_ONCE
+    """`at_least_once` publishes without transactions: a crash may repeat codes, never lose one."""
+    max_batch_size: int = Field(default=32, ge=1, le=4096)
+    """Images per model call. Raise until the device's images/s stop growing; memory grows with it."""
+    max_batch_delay_ms: float = Field(default=20, ge=0, le=60_000)
+    """Longest wait of a batch's first image for company. Lower is fresher, higher fills batches at low traffic."""
+    max_in_flight: int = Field(default=4096, ge=16, le=1_000_000)
+    """Records between poll and commit. When reached, partitions are paused until half of them are done."""
+    max_in_flight_bytes: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    """Bytes of event values and decoded pixels between poll and commit; the same rule."""
+    fetch_threads: int = Field(default=8, ge=1, le=512)
+    """Fetch + decode threads. Raise with slow stores; decoding holds a core per ~4,000 images/s."""
+    max_publish_records: int = Field(default=2048, ge=1, le=100_000)
+    """Largest transaction. Larger ones cost less per record and hold freshness back when behind."""
+    transaction_timeout_ms: int = Field(default=10_000, ge=1000, le=900_000)
+    """After this the broker aborts the transaction of a worker that died and left no successor of its name."""
+    breaker_bad_in_a_row: int = Field(default=500, ge=1)
+    """Dead letters without one good record in between that stop the worker: the fault is then not the records'."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast of the model on its device. bf16 pays on GPUs and on CPUs with AMX."""
+    device: str = "auto"
+    """`auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1`."""
+    drain_timeout_s: float = Field(default=30, gt=0)
+    """How long SIGTERM lets in-flight work finish before it is given back to the group."""
+
+
+class IndexSettings(_Section):
+    group_id: str = ""
+    """Consumer group on the codes topic. Empty: `pinstream-index-<model>`."""
+    instance_id: str = ""
+    """Names this worker across restarts. Empty: host name and process id."""
+    snapshot_url: str = "file:///tmp/pinstream-snapshots"
+    """Where snapshots live: `file:///folder`, `s3://bucket/prefix`, `gs://…`; with `fetch.store_options`."""
+    snapshot_interval_s: float = Field(default=60, gt=0)
+    """A restart replays at most about this much of the topic."""
+    keep_snapshots: int = Field(default=3, ge=1, le=1000)
+    """Older ones are removed: each that remains is a fallback when a newer one is damaged."""
+    seal_rows: int = Field(default=100_000, ge=64, le=10_000_000)
+    """Codes in the fresh segment before it is sealed. It is scanned exactly: half a million take ~13 ms a query."""
+    max_apply_records: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Largest batch applied at once; the next search sees it whole."""
+    search_threads: int = Field(default=2, ge=1, le=256)
+    """Segments scanned at once, by all searches together. The cores that searching may have."""
+    drain_timeout_s: float = Field(default=30, gt=0)
+
+
+class HttpSettings(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+    """0: a free one, printed and registered."""
+    advertise: str = ""
+    """http://host:port under which other nodes reach this one. Empty: host and port as bound."""
+    max_body_bytes: int = Field(default=20 * 1024 * 1024, ge=1024)
+    timeout_s: float = Field(default=5.0, gt=0, le=120)
+    """Deadline of a search, its fan-out included."""
+    max_concurrent: int = Field(default=64, ge=1, le=10_000)
+    """Searches under way; one more is answered 429 with Retry-After."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Raises FatalError through `load_settings`, never a pydantic traceback."""
+
+    model_config = SettingsConfigDict(env_prefix="PINSTREAM_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    topics: TopicSettings = TopicSettings()
+    fetch: FetchSettings = FetchSettings()
+    embed: EmbedSettings = EmbedSettings()
+    index: IndexSettings = IndexSettings()
+    http: HttpSettings = HttpSettings()
+    model_path: Path | None = None
+    """Folder of the model artifact. None: the one that ships with pinstream."""
+    local_dir: Path = Path(".pinstream")
+    """Where `pinstream local` keeps its servers' data and addresses."""
+    cluster_name: str = "local"
+    """The `cluster_name` label of the lag metrics."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        path = os.environ.get(CONFIG_VARIABLE)
+        if path is None:
+            return (init_settings, env_settings)
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings once, at start.
+
+    Raises:
+        FatalError: a setting is unknown, out of range or owned by pinstream, or the TOML file can't be read.
+    """
+    path = os.environ.get(CONFIG_VARIABLE)
+    if path is not None and not Path(path).is_file():
+        raise FatalError(f"{CONFIG_VARIABLE} is {path!r}, expected a TOML file: correct the path or unset it")
+    for name in os.environ:
+        _check_variable(name)
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc']))} is {fault['input']!r}: {fault['msg']}" for fault in error.errors()[:5]
+        )
+        raise FatalError(f"settings are wrong: {faults}") from error
+    except (tomllib.TOMLDecodeError, OSError, UnicodeDecodeError) as error:
+        raise FatalError(f"settings file {path!r} can't be read: {error}") from error
+
+
+def _check_variable(name: str) -> None:
+    """A misspelt PINSTREAM_ variable would be ignored in silence; refuse it instead."""
+    if not name.startswith("PINSTREAM_") or name in (CONFIG_VARIABLE, "PINSTREAM_CACHE_DIR"):
+        return
+    head = name.removeprefix("PINSTREAM_").split("__")[0].lower()
+    if head not in Settings.model_fields:
+        known = ", ".join(sorted(f"PINSTREAM_{field.upper()}" for field in Settings.model_fields))
+        raise FatalError(f"environment variable {name} names no setting, expected one that begins with: {known}")
