@@ -1,0 +1,221 @@
+"""One consumer of one topic in one group: polls, follows the group's assignment, pauses, and says where it ends.
+
+Works with KIP-848 (`group.protocol=consumer`) and with classic cooperative groups; both hand partitions over
+incrementally.
+
+Everything but `group_metadata` and `commit_soon` belongs to the thread that polls: confluent-kafka 2.16 holds a lock
+for the length of `consume`, and another thread that wants it starves (seen: no call got through in 4 s of polling).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from pinstream.errors import FatalError
+from pinstream.kafka_clients import client_config, translate
+from pinstream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_AWAY: Final = frozenset(
+    {KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
+)
+_SETTLING: Final = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.REBALANCE_IN_PROGRESS, KafkaError._MAX_POLL_EXCEEDED}
+)
+
+
+class Ownership(Protocol):
+    """What a worker does when partitions come and go. Called inside `poll`, by the polling thread."""
+
+    def assigned(self, partitions: list[int]) -> dict[int, int]:
+        """These partitions are ours. Return where to start those that shall not start at the group's offset."""
+
+    def revoked(self, partitions: list[int]) -> None:
+        """Finish or drop their work before returning: the next owner starts when this returns."""
+
+    def lost(self, partitions: list[int]) -> None:
+        """They belong to somebody else already: drop their work, commit nothing."""
+
+
+class KafkaSource:
+    """Reads `topic` in `group_id`, committed records only, from the group's offsets or the earliest.
+
+    Raises:
+        FatalError: from the constructor and `poll`: configuration that Kafka refuses for good.
+    """
+
+    def __init__(self, settings: Settings, topic: str, group_id: str, client_id: str, ownership: Ownership) -> None:
+        self.topic = topic
+        self.group_id = group_id
+        self._ownership = ownership
+        self._assigned: set[int] = set()
+        self._paused = False
+        self._commit_lock = threading.Lock()
+        self._to_commit: dict[int, int] = {}
+        self._metadata: Any = None
+        own: dict[str, Any] = {
+            "group_id": group_id,
+            "group_protocol": settings.kafka.group_protocol,
+            "enable_auto_commit": False,
+            "enable_auto_offset_store": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed",
+            "enable_partition_eof": True,
+            "fetch_wait_max_ms": 100,
+            "fetch_error_backoff_ms": 100,
+        }
+        if settings.kafka.group_protocol == "classic":
+            own["partition_assignment_strategy"] = "cooperative-sticky"
+        try:
+            self._consumer = Consumer(client_config(settings, **own) | {"client.id": client_id})
+            self._consumer.subscribe(
+                [topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+        except KafkaException as error:
+            raise FatalError(f"the consumer of {topic} can't be made: {error.args[0]}") from error
+
+    @property
+    def paused_partitions(self) -> int:
+        return len(self._assigned) if self._paused else 0
+
+    def poll(self, max_records: int, timeout_s: float, at_end: Callable[[int, int], None]) -> list[Message]:
+        """Up to `max_records` records of all partitions, in order within each. Blocks up to `timeout_s`.
+
+        `at_end(partition, offset)` is called for every partition end that was reached, after the records before it
+        are in the returned list. Rebalance callbacks run inside. While paused it returns nothing and keeps the
+        group's membership alive.
+        """
+        try:
+            self.commit(self._take_commits())
+            polled = self._consumer.consume(max(1, max_records), timeout_s)
+            self._metadata = self._consumer.consumer_group_metadata()
+        except KafkaException as error:
+            raise translate(error, f"polling {self.topic}") from error
+        records = []
+        for message in polled:
+            error_ = message.error()
+            if error_ is None:
+                records.append(message)
+            elif error_.code() == KafkaError._PARTITION_EOF:
+                partition, offset = message.partition(), message.offset()
+                assert partition is not None and offset is not None
+                at_end(partition, offset)
+            else:
+                self._judge(error_)
+        return records
+
+    def pause(self) -> None:
+        """Stop fetching all partitions, also those that come later, until `resume`. Drops what was prefetched."""
+        self._paused = True
+        self._consumer.pause(self._partitions(self._assigned))
+
+    def resume(self) -> None:
+        self._paused = False
+        self._consumer.resume(self._partitions(self._assigned))
+
+    def seek(self, partition: int, offset: int) -> None:
+        self._consumer.seek(TopicPartition(self.topic, partition, offset))
+
+    def commit(self, next_offsets: dict[int, int]) -> None:
+        """Commit for lag tools, without waiting. A stale commit after a rebalance is dropped."""
+        if not next_offsets:
+            return
+        try:
+            self._consumer.commit(offsets=self._offsets(next_offsets), asynchronous=True)
+        except KafkaException as error:
+            log.debug("commit of %s was dropped: %s", next_offsets, error)
+
+    def commit_soon(self, next_offsets: dict[int, int]) -> None:
+        """Have the polling thread commit these before its next poll, or before it hands them over. Thread-safe."""
+        with self._commit_lock:
+            self._to_commit |= next_offsets
+
+    def committed(self, partitions: list[int], timeout_s: float) -> dict[int, int]:
+        """The group's committed offsets of those partitions that have one. Blocks."""
+        try:
+            found = self._consumer.committed(self._partitions(set(partitions)), timeout_s)
+        except KafkaException as error:
+            raise translate(error, "asked for committed offsets") from error
+        return {tp.partition: tp.offset for tp in found if tp.offset >= 0}
+
+    def group_metadata(self) -> Any:
+        """What a transaction must carry so that a member that lost its partitions is fenced. Thread-safe.
+
+        As of the last poll: older than the assignment, at worst, and then the broker refuses it.
+        """
+        return self._metadata
+
+    def close(self) -> None:
+        """Leave the group, after a last `revoked`. Blocks until the group knows."""
+        self._consumer.close()
+
+    def _take_commits(self) -> dict[int, int]:
+        with self._commit_lock:
+            taken, self._to_commit = self._to_commit, {}
+        return taken
+
+    def _partitions(self, partitions: set[int]) -> list[TopicPartition]:
+        return [TopicPartition(self.topic, partition) for partition in sorted(partitions)]
+
+    def _offsets(self, next_offsets: dict[int, int]) -> list[TopicPartition]:
+        return [TopicPartition(self.topic, partition, offset) for partition, offset in next_offsets.items()]
+
+    def _judge(self, error: KafkaError) -> None:
+        """Most consumer errors mend themselves; librdkafka goes on trying. The rest stop the worker."""
+        if error.fatal():
+            raise FatalError(f"the consumer of {self.topic} failed for good: {error.str()}")
+        if error.code() in _AWAY or error.code() in _SETTLING or error.retriable():
+            log.warning("reading %s: %s; trying again", self.topic, error.str())
+            return
+        raise FatalError(f"Kafka refused to let this worker read {self.topic}: {error.str()} ({error.name()})")
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = [tp.partition for tp in partitions]
+        starts = self._ownership.assigned(numbers)
+        for tp in partitions:
+            if tp.partition in starts:
+                tp.offset = starts[tp.partition]
+        consumer.incremental_assign(partitions)
+        self._assigned.update(numbers)
+        if self._paused:
+            consumer.pause(partitions)
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = [tp.partition for tp in partitions]
+        self._ownership.revoked(numbers)
+        self.commit(self._take_commits())
+        self._assigned.difference_update(numbers)
+        consumer.incremental_unassign(partitions)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        numbers = [tp.partition for tp in partitions]
+        self._ownership.lost(numbers)
+        self._assigned.difference_update(numbers)
+        consumer.incremental_unassign(partitions)
+
+
+def end_offsets(admin: AdminClient, topic: str, partitions: list[int], timeout_s: float) -> dict[int, int]:
+    """Where each partition ends now, control records included, as Kafka's own lag tools see it. Blocks.
+
+    A partition whose leader does not answer is left out. Thread-safe.
+    """
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the library left it untyped
+    wanted = {TopicPartition(topic, partition): latest for partition in partitions}
+    ends = {}
+    try:
+        futures = admin.list_offsets(wanted, request_timeout=timeout_s)
+    except KafkaException:
+        return {}
+    for tp, future in futures.items():
+        try:
+            ends[tp.partition] = future.result(timeout=timeout_s + 1).offset
+        except (KafkaException, TimeoutError):
+            continue
+    return ends
