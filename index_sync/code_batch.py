@@ -1,0 +1,255 @@
+"""What one partition's consecutive code records say, as columns. Pure: takes polled records, no Kafka client.
+
+A record carries the offset of the Pin event that it came from (`source_offset`). Per Pin, only a record with a
+greater one than all before counts; an equal one is a duplicate. A tombstone without that header, as kcat writes
+one by hand, deletes whatever is there when it comes (`UNCONDITIONAL`).
+
+Shapes: N records, U different Pins among them, W = bits / 8 bytes of code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pinstream.codes import (
+    HEADER_EVENT_TIME,
+    HEADER_MODEL,
+    HEADER_SOURCE_OFFSET,
+    CodeRecords,
+    Fingerprint,
+    RefusedCode,
+    decode_records,
+    flag_numbers,
+    record_dtype,
+)
+from pinstream.events import MAX_PIN_ID
+
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
+
+UNCONDITIONAL: Final = -1
+"""`source_offset` of a tombstone that names none: it deletes what the shard holds at that point of the topic."""
+UNKNOWN_TIME: Final = -1
+"""`event_time_ms` of a tombstone that names none."""
+_MAX_DIGITS: Final = 19
+
+
+class PolledRecord(Protocol):
+    """The part of `confluent_kafka.Message` that is read here; `headers` only of tombstones."""
+
+    def offset(self) -> int | None: ...
+    def key(self) -> Any: ...
+    def value(self) -> Any: ...
+    def headers(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class CodeBatch:
+    """One partition's consecutive records in topic order, upserts and tombstones mixed. Immutable."""
+
+    pin_id: Int64s
+    """int64 [N]"""
+    source_offset: Int64s
+    """int64 [N]; ≥ 0, or UNCONDITIONAL for a tombstone without the header."""
+    event_time_ms: Int64s
+    """int64 [N]; UNKNOWN_TIME for a tombstone without the header."""
+    domain: Bytes
+    """uint8 [N]"""
+    flags: npt.NDArray[np.uint32]
+    """uint32 [N], 24 bits."""
+    is_delete: Bools
+    """bool [N]"""
+    code_NW: Bytes
+    """uint8 [N, W]; zero where `is_delete`."""
+    next_offset: int
+    """Offset in the codes topic after the last record: the checkpoint once the batch is applied."""
+
+    def __len__(self) -> int:
+        return len(self.pin_id)
+
+
+@dataclass(frozen=True, slots=True)
+class NewestPerPin:
+    """What a batch comes to for each Pin in it, whatever the shard holds. Columns of length U, `pin_id` ascending."""
+
+    pin_id: Int64s
+    position: npt.NDArray[np.intp]
+    """In the batch: the record with the greatest `source_offset`, the first of equals."""
+    source_offset: Int64s
+    """Of that record; UNCONDITIONAL if the Pin has only unconditional tombstones."""
+    ends_deleted: Bools
+    """That record is a tombstone, or an unconditional one comes after it."""
+    any_unconditional: Bools
+    """One of the Pin's records is an unconditional tombstone: it deletes, even if the rest is stale."""
+    group: npt.NDArray[np.intp] | None
+    """[N] record → its Pin's index; None if every Pin comes once."""
+
+
+def build_code_batch(
+    records: Sequence[PolledRecord], bits: int, model: Fingerprint, next_offset: int | None = None
+) -> tuple[CodeBatch, list[RefusedCode]]:
+    """N polled records without errors, of one partition, in order → the batch, and the records that are refused.
+
+    A refused record is left out and named by its position in `records`; it never stops the others. `next_offset`
+    is the offset after the last record unless given: pass it when the position moved on past control records.
+    Never blocks; thread-safe.
+
+    Returns:
+        batch: at most N records.
+        refused: with `reason` one of `length`, `frame`, `model`, `key`, `range`, `header`.
+    """
+    if next_offset is None:
+        next_offset = 0 if not records else (records[-1].offset() or 0) + 1
+    values = [record.value() for record in records]
+    keys = [record.key() for record in records]
+    refused: list[RefusedCode] = []
+    if None in values:
+        upsert_at = np.array([i for i, value in enumerate(values) if value is not None], dtype=np.intp)
+        delete_at = [i for i, value in enumerate(values) if value is None]
+        values = [value for value in values if value is not None]
+    else:
+        upsert_at, delete_at = np.arange(len(values)), []
+    codes, decoded_at, foreign = decode_records(values, bits, model)
+    refused += [replace(one, position=int(upsert_at[one.position])) for one in foreign]
+    upsert_at = upsert_at[decoded_at]
+    codes, upsert_at, wrong = _check_upserts(codes, upsert_at, keys)
+    refused += wrong
+    deletes: list[tuple[int, int, int, int]] = []
+    for i in delete_at:
+        parsed = _parse_delete(i, keys[i], records[i].headers(), model)
+        if isinstance(parsed, RefusedCode):
+            refused.append(parsed)
+        else:
+            deletes.append(parsed)
+    refused.sort(key=lambda one: one.position)
+    return _columns(codes, upsert_at, deletes, bits, next_offset), refused
+
+
+def newest_per_pin(batch: CodeBatch) -> NewestPerPin:
+    """Vectorised: what applying the records one by one would come to for each Pin. Never blocks; thread-safe."""
+    count = len(batch)
+    order = np.argsort(batch.pin_id, kind="stable")
+    pin_id = batch.pin_id[order]
+    starts_pin = np.ones(count, dtype=bool)
+    starts_pin[1:] = pin_id[1:] != pin_id[:-1]
+    unconditional = batch.source_offset == UNCONDITIONAL
+    if starts_pin.all():
+        return NewestPerPin(
+            pin_id, order, batch.source_offset[order], batch.is_delete[order], unconditional[order], None
+        )
+    group = np.empty(count, dtype=np.intp)
+    group[order] = np.cumsum(starts_pin) - 1
+    # Within a Pin by source offset, then the latest position first: the last one is the greatest, first of equals.
+    order = np.lexsort((-np.arange(count), batch.source_offset, batch.pin_id))
+    ends_pin = np.append(starts_pin[1:], True)
+    position = order[ends_pin]
+    last_unconditional = np.full(len(position), -1, dtype=np.intp)
+    np.maximum.at(last_unconditional, group[unconditional], np.flatnonzero(unconditional))
+    return NewestPerPin(
+        pin_id[starts_pin],
+        position,
+        batch.source_offset[position],
+        batch.is_delete[position] | (last_unconditional > position),
+        last_unconditional >= 0,
+        group,
+    )
+
+
+def _check_upserts(
+    codes: CodeRecords, upsert_at: npt.NDArray[np.intp], keys: list[Any]
+) -> tuple[CodeRecords, npt.NDArray[np.intp], list[RefusedCode]]:
+    """Leave out upserts whose key is not their Pin id or whose numbers are out of range."""
+    refused: list[RefusedCode] = []
+    in_range = (codes["pin_id"] >= 1) & (codes["source_offset"] >= 0)
+    pin_ids = codes["pin_id"].tolist()
+    upsert_keys = keys if len(pin_ids) == len(keys) else [keys[i] for i in upsert_at.tolist()]
+    expected_keys = [b"%d" % pin_id for pin_id in pin_ids]
+    good = in_range
+    if upsert_keys != expected_keys:
+        same = [key == expected for key, expected in zip(upsert_keys, expected_keys, strict=True)]
+        good = in_range & np.array(same, dtype=bool)
+    if good.all():
+        return codes, upsert_at, refused
+    for i in np.flatnonzero(~good).tolist():
+        position, source_offset = int(upsert_at[i]), int(codes["source_offset"][i])
+        if in_range[i]:
+            message = f"code record's key is {_shown(upsert_keys[i])}, expected its Pin id {pin_ids[i]}"
+            refused.append(RefusedCode(position, "key", message))
+        else:
+            message = (
+                f"code record has pin_id {pin_ids[i]} and source_offset {source_offset}, "
+                "expected at least 1 and at least 0"
+            )
+            refused.append(RefusedCode(position, "range", message))
+    return codes[good], upsert_at[good], refused
+
+
+def _parse_delete(position: int, key: Any, headers: Any, model: Fingerprint) -> tuple[int, int, int, int] | RefusedCode:
+    """A tombstone → (position, pin_id, source_offset, event_time_ms)."""
+    pin_id = _number(key)
+    if pin_id is None or not 1 <= pin_id <= MAX_PIN_ID:
+        return RefusedCode(position, "key", f"tombstone's key is {_shown(key)}, expected a Pin id from 1 to 2^63-1")
+    found = dict(headers or ())
+    named_model = found.get(HEADER_MODEL)
+    if named_model is not None and named_model != model.hex[:8].encode():
+        message = f"tombstone names model {_shown(named_model)}, expected {model.hex[:8]} ({model.short})"
+        return RefusedCode(position, "model", message)
+    numbers = []
+    for name, absent in ((HEADER_SOURCE_OFFSET, UNCONDITIONAL), (HEADER_EVENT_TIME, UNKNOWN_TIME)):
+        number = _number(found[name]) if name in found else absent
+        if number is None or number > MAX_PIN_ID:
+            message = f"tombstone's header {name} is {_shown(found[name])}, expected a decimal number from 0"
+            return RefusedCode(position, "header", message)
+        numbers.append(number)
+    return position, pin_id, numbers[0], numbers[1]
+
+
+def _number(text: Any) -> int | None:
+    """Canonical decimal ASCII bytes → int; None for anything else."""
+    if not isinstance(text, bytes) or not text.isdigit() or len(text) > _MAX_DIGITS:
+        return None
+    return None if len(text) > 1 and text.startswith(b"0") else int(text)
+
+
+def _shown(value: Any) -> str:
+    """A hostile value, short enough for a log line."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _columns(
+    codes: CodeRecords,
+    upsert_at: npt.NDArray[np.intp],
+    deletes: list[tuple[int, int, int, int]],
+    bits: int,
+    next_offset: int,
+) -> CodeBatch:
+    """Upserts and tombstones → columns in the order of their positions."""
+    if not deletes:
+        is_delete = np.zeros(len(codes), dtype=bool)
+    else:
+        tombs = np.array(deletes, dtype=np.int64)
+        merged = np.zeros(len(codes) + len(tombs), dtype=record_dtype(bits))
+        order = np.argsort(np.concatenate((upsert_at, tombs[:, 0])), kind="stable")
+        from_codes = order < len(codes)
+        is_delete = ~from_codes
+        merged[from_codes] = codes
+        for column, field in enumerate(("pin_id", "source_offset", "event_time_ms"), start=1):
+            merged[field][is_delete] = tombs[:, column]
+        codes = merged
+    return CodeBatch(
+        pin_id=codes["pin_id"].astype(np.int64),
+        source_offset=codes["source_offset"].astype(np.int64),
+        event_time_ms=codes["event_time_ms"].astype(np.int64),
+        domain=codes["domain"],
+        flags=flag_numbers(codes),
+        is_delete=is_delete,
+        code_NW=codes["code"],
+        next_offset=next_offset,
+    )

@@ -1,0 +1,59 @@
+"""The fresh segment: a preallocated array that is appended to and never rewritten, searched exactly.
+
+One thread appends. Searches read only rows that existed when their view was taken, so neither waits for the other.
+"""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from index_sync.code_batch import Bytes, Int64s
+from index_sync.faiss_scan import nearest_rows
+from index_sync.segment import CodeRows, Rows
+
+_LOW_BITS: Final = 2**16 - 1
+
+
+class FreshSegment:
+    """Rows in the order in which they came. `append` and `find` belong to the writer; the rest to any thread."""
+
+    is_sealed = False
+
+    def __init__(self, segment_id: str, capacity: int, code_bytes: int) -> None:
+        self.segment_id = segment_id
+        self.rows = CodeRows.empty(capacity, code_bytes)
+        self.row_count = 0
+        self._row_of: dict[int, int] = {}
+
+    @property
+    def free_rows(self) -> int:
+        return len(self.rows) - self.row_count
+
+    def append(self, rows: CodeRows) -> None:
+        """Add rows after the last one. At most `free_rows`; a Pin at most once a call."""
+        start, end = self.row_count, self.row_count + len(rows)
+        if end > len(self.rows):
+            raise ValueError(f"{len(rows)} rows for a fresh segment with {self.free_rows} free")
+        for column, new in zip(self.rows.columns, rows.columns, strict=True):
+            column[start:end] = new
+        self._row_of.update(zip(rows.pin_id.tolist(), range(start, end), strict=True))
+        self.row_count = end
+
+    def find(self, pin_id: Int64s) -> Rows:
+        if not self._row_of:
+            return np.full(len(pin_id), -1, dtype=np.intp)
+        return np.fromiter(map(self._row_of.get, pin_id.tolist(), repeat(-1)), dtype=np.intp, count=len(pin_id))
+
+    def find_any(self, pin_id: Int64s, row_count: int) -> Rows:
+        # The dict is the writer's, and forgets the row that an older view sees. So scan, by the low bits first.
+        wanted = np.zeros(_LOW_BITS + 1, dtype=bool)
+        wanted[pin_id & _LOW_BITS] = True
+        rows = np.flatnonzero(wanted[self.rows.pin_id[:row_count] & _LOW_BITS])
+        return rows[np.isin(self.rows.pin_id[rows], pin_id)]
+
+    def nearest(self, code_QW: Bytes, fetch: int, row_count: int) -> tuple[npt.NDArray[np.int32], Int64s]:
+        return nearest_rows(code_QW, self.rows.code_NW[:row_count], fetch)

@@ -1,0 +1,144 @@
+"""Files in an object store or on local disk, through obstore; only calls that local disks and S3 share.
+
+Files named by their content are put once and read back only if their size and SHA-256 are right. Every function
+blocks and may be called by any thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+import numpy as np
+import obstore
+from obstore.exceptions import (
+    BaseError,
+    InvalidPathError,
+    NotSupportedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from obstore.store import ObjectStore, from_url
+
+from index_sync.checkpoint import FileEntry
+from index_sync.code_batch import Bytes
+from pinstream.errors import CorruptStateError, FatalError, RetryableError
+
+_PIECE_BYTES: Final = 8 * 1024 * 1024
+"""Read and written at once."""
+_RETRY: Final = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
+"""Short: the worker goes on applying meanwhile and tries again at its next snapshot."""
+_CLIENT_OPTIONS: Final = frozenset(
+    {
+        "allow_http",
+        "allow_invalid_certificates",
+        "connect_timeout",
+        "http1_only",
+        "http2_only",
+        "proxy_ca_certificate",
+        "proxy_excludes",
+        "proxy_url",
+        "root_certificate",
+        "timeout",
+        "user_agent",
+    }
+)
+"""Options of obstore's HTTP client; as options of a store they make obstore panic."""
+
+
+def open_store(url: str, options: Mapping[str, str] | None = None) -> ObjectStore:
+    """The store behind a `file:///folder`, `s3://bucket/prefix` or `gs://bucket/prefix` URL.
+
+    Raises:
+        FatalError: the URL or an option isn't understood.
+    """
+    try:
+        if urlsplit(url).scheme == "file":
+            return from_url(url, mkdir=True)
+        given = dict(options or {})
+        client = {name: given.pop(name) for name in _CLIENT_OPTIONS & given.keys()}
+        store: ObjectStore = from_url(  # type: ignore[call-overload]  # the keys are the user's
+            url, config=given, client_options=client, retry_config=_RETRY
+        )
+        return store
+    except (BaseError, ValueError, OSError) as error:
+        raise FatalError(f"snapshot_url is {url!r}, which can't be opened: {first_line(error)}") from error
+
+
+def put_file(store: ObjectStore, folder: str, kind: str, pieces: list[memoryview]) -> FileEntry:
+    """Put a file under the hash of its content. Again is harmless; a reader sees all of it or nothing."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    entry = FileEntry(sha256=digest.hexdigest(), size_bytes=sum(len(piece) for piece in pieces))
+    with store_errors("put a snapshot file"):
+        obstore.put(store, file_path(folder, entry, kind), _cut(pieces))
+    return entry
+
+
+def read_file(store: ObjectStore, folder: str, kind: str, entry: FileEntry) -> Bytes:
+    """A file's bytes, uint8 [size]. Memory is taken only for a file that really has the size expected.
+
+    Raises:
+        CorruptStateError: it is missing, or its size or hash is wrong.
+    """
+    path = file_path(folder, entry, kind)
+    name = path.removeprefix(folder)
+    with store_errors("read a snapshot file"):
+        try:
+            size = obstore.head(store, path)["size"]
+            if size != entry.size_bytes:
+                raise CorruptStateError(f"snapshot file {name} has {size} bytes, expected {entry.size_bytes}")
+            content = np.empty(size, dtype=np.uint8)
+            digest = hashlib.sha256()
+            for start in range(0, size, _PIECE_BYTES):
+                piece = memoryview(obstore.get_range(store, path, start=start, length=min(_PIECE_BYTES, size - start)))
+                content[start : start + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+                digest.update(piece)
+        except FileNotFoundError as error:
+            raise CorruptStateError(f"snapshot file {name} is missing") from error
+    if digest.hexdigest() != entry.sha256:
+        raise CorruptStateError(f"snapshot file {name} has SHA-256 {digest.hexdigest()}: it was changed or torn")
+    return content
+
+
+def delete_all(store: ObjectStore, paths: Iterable[str]) -> None:
+    """Remove objects; those that are gone already are no error."""
+    with store_errors("remove old snapshots"):
+        for path in paths:
+            try:
+                obstore.delete(store, path)
+            except FileNotFoundError:
+                continue
+
+
+def file_path(folder: str, entry: FileEntry, kind: str) -> str:
+    return f"{folder}{entry.sha256}.{kind}"
+
+
+@contextmanager
+def store_errors(action: str) -> Iterator[None]:
+    """Library exceptions → ours, by what to do about them."""
+    try:
+        yield
+    except (PermissionDeniedError, UnauthenticatedError, NotSupportedError, InvalidPathError) as error:
+        message = f"snapshot store refuses to {action}: {first_line(error)}: check snapshot_url and its credentials"
+        raise FatalError(message) from error
+    except (BaseError, OSError) as error:
+        raise RetryableError(f"snapshot store is away, could not {action}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Obstore adds its own source after the first line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _cut(pieces: list[memoryview]) -> Iterator[memoryview]:
+    """The same bytes in pieces that are never too large for one request."""
+    for piece in pieces:
+        for start in range(0, len(piece), _PIECE_BYTES):
+            yield piece[start : start + _PIECE_BYTES]

@@ -1,0 +1,53 @@
+"""Merges nearest neighbours by (distance, Pin id), exactly. Pure.
+
+Shapes: Q queries, K places; unused places hold PAD_DISTANCE and PAD_PIN_ID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from index_sync.code_batch import Int64s
+
+PAD_DISTANCE: Final = 2**31 - 1
+PAD_PIN_ID: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """Each query's neighbours, sorted by (distance, Pin id), padded at the end."""
+
+    distance_QK: npt.NDArray[np.int32]
+    """Hamming distance, in bits."""
+    pin_id_QK: Int64s
+
+    @classmethod
+    def none(cls, queries: int, k: int) -> Neighbors:
+        return cls(
+            np.full((queries, k), PAD_DISTANCE, dtype=np.int32), np.full((queries, k), PAD_PIN_ID, dtype=np.int64)
+        )
+
+
+def merge_neighbors(parts: Sequence[Neighbors], k: int) -> Neighbors:
+    """The k best of at least one part, for each query. No Pin may be in two parts. Never blocks; thread-safe."""
+    return best_of(
+        np.concatenate([part.distance_QK for part in parts], axis=1),
+        np.concatenate([part.pin_id_QK for part in parts], axis=1),
+        k,
+    )
+
+
+def best_of(distance_QC: npt.NDArray[np.int32], pin_id_QC: Int64s, k: int) -> Neighbors:
+    """The k best of C candidates for each query, in any order and padded anywhere; padded to k."""
+    queries, candidates = distance_QC.shape
+    kept = min(k, candidates)
+    order = np.lexsort((pin_id_QC, distance_QC), axis=-1)[:, :kept]
+    best = Neighbors.none(queries, k)
+    best.distance_QK[:, :kept] = np.take_along_axis(distance_QC, order, axis=1)
+    best.pin_id_QK[:, :kept] = np.take_along_axis(pin_id_QC, order, axis=1)
+    return best
