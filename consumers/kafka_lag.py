@@ -77,6 +77,17 @@ class LagMonitor:
             known = {partition: state.lag(now_ms) for partition, state in self._partitions.items()}
         return {partition: lag for partition, lag in known.items() if lag is not None}
 
+    def refresh(self) -> None:
+        """Ask the broker now where the partitions end. Blocks for one request."""
+        with self._lock:
+            partitions = list(self._partitions)
+        ends = end_offsets(self._admin, self._topic, partitions, timeout_s=5) if partitions else {}
+        now_ms = self._clock.wall_ms()
+        with self._lock:
+            for partition, end_offset in ends.items():
+                if partition in self._partitions:
+                    self._partitions[partition].saw_end(end_offset, now_ms)
+
     def publish(self) -> None:
         """Write the gauges from what is known now."""
         lags = self.lags()
@@ -104,14 +115,7 @@ class LagMonitor:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            with self._lock:
-                partitions = list(self._partitions)
-            ends = end_offsets(self._admin, self._topic, partitions, timeout_s=5) if partitions else {}
-            now_ms = self._clock.wall_ms()
-            with self._lock:
-                for partition, end_offset in ends.items():
-                    if partition in self._partitions:
-                        self._partitions[partition].saw_end(end_offset, now_ms)
+            self.refresh()
             self.publish()
             self._stop.wait(self._interval_s)
 

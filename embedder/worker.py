@@ -19,7 +19,6 @@ from consumers.backpressure import Backpressure, Flow
 from consumers.image_fetch import ImageFetcher
 from consumers.kafka_lag import LagMonitor
 from consumers.kafka_source import KafkaSource
-from consumers.lag import Lag
 from embedder.breaker import Breaker
 from embedder.encode_stage import EncodeStage, ImageEncoder
 from embedder.fetch_stage import FetchStage
@@ -76,7 +75,7 @@ class EmbedWorker:
         ensure_topics(admin, (*pins_topics(topics), codes_topic(topics, model)), topics)
 
         self._source = KafkaSource(settings, topics.pins, self.group_id, f"pinstream-embed-{instance}", self)
-        self._lag = LagMonitor(admin, settings.cluster_name, self.group_id, topics.pins, self._clock)
+        self.lag = LagMonitor(admin, settings.cluster_name, self.group_id, topics.pins, self._clock)
         self._cache = RedisCodeCache(redis_url(settings), model, encoder.bits, settings.redis.timeout_s)
         self._fetcher = ImageFetcher(settings.fetch)
         self._publish = PublishStage(
@@ -119,7 +118,7 @@ class EmbedWorker:
         Raises:
             PinstreamError: what stopped the worker; nothing that was not committed is lost.
         """
-        for part in (self._publish, self._encode, self._fetch, self._lag, self.http):
+        for part in (self._publish, self._encode, self._fetch, self.lag, self.http):
             part.start()
         log.info(
             "embed worker of model %s: %s → %s, status on %s",
@@ -141,18 +140,14 @@ class EmbedWorker:
         """Ask `run` to drain and return. Does not block."""
         self._stop.set()
 
-    def lags(self) -> dict[int, Lag]:
-        """How far behind each owned partition is, as far as it is known. Thread-safe."""
-        return self._lag.lags()
-
     def assigned(self, partitions: list[int]) -> dict[int, int]:
         """The group gave us these partitions: start at its committed offsets."""
         log.info("assigned partitions %s", sorted(partitions))
         self._assigned.update(partitions)
         self._publish.assigned(partitions)
-        self._lag.assigned(partitions)
+        self.lag.assigned(partitions)
         try:
-            self._lag.done(self._source.committed(partitions, COMMITTED_TIMEOUT_S))
+            self.lag.done(self._source.committed(partitions, COMMITTED_TIMEOUT_S))
         except RetryableError as error:
             log.warning("lag is not known until the first commit: %s", error)
         metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
@@ -177,7 +172,7 @@ class EmbedWorker:
         messages = self._source.poll(room, POLL_WAIT_S, self._publish.end_reached)
         if messages:
             self._accept(messages)
-        self._lag.heads(self._publish.heads())
+        self.lag.heads(self._publish.heads())
 
     def _regulate(self, records: int, size_bytes: int) -> None:
         flow = self._backpressure.decide(records, size_bytes)
@@ -223,11 +218,11 @@ class EmbedWorker:
 
     def _committed(self, next_offsets: dict[int, int]) -> None:
         self._last_commit_s = time.monotonic()
-        self._lag.done(next_offsets)
+        self.lag.done(next_offsets)
 
     def _forget(self, partitions: list[int]) -> None:
         self._assigned.difference_update(partitions)
-        self._lag.revoked(partitions)
+        self.lag.revoked(partitions)
         metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
 
     def _fail(self, error: BaseException) -> None:
@@ -251,7 +246,7 @@ class EmbedWorker:
         self.http.stop()
         self._publish.stop()
         self._source.close()
-        self._lag.stop()
+        self.lag.stop()
         self._encode.stop()
         self._fetch.stop()
         self._fetcher.close()
@@ -260,7 +255,7 @@ class EmbedWorker:
         if not self._assigned:
             return "no partition is assigned yet"
         idle_s = time.monotonic() - self._last_commit_s
-        behind = sum(lag.records for lag in self._lag.lags().values())
+        behind = sum(lag.records for lag in self.lag.lags().values())
         if behind and idle_s > RECENT_S:
             return f"{behind} records behind and nothing was committed for {idle_s:.0f} s"
         return None

@@ -12,7 +12,10 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from pinstream.bulk_histogram import BulkHistogram
 
-_FRESHNESS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60, 300, 1800, 7200, 86400)
+_FRESHNESS_S: Final = (
+    *(0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75),
+    *(1, 1.5, 2, 3, 5, 10, 30, 60, 300, 1800, 7200, 86400),
+)
 _SHORT_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 _LAG_LABELS: Final = ("cluster_name", "group", "topic", "partition")
 

@@ -27,7 +27,13 @@ class PinProducer:
         self._topic = settings.topics.pins
         self._errors: list[KafkaError] = []
         self._producer = Producer(
-            client_config(settings, enable_idempotence=True, linger_ms=2, queue_buffering_max_messages=200_000)
+            client_config(
+                settings,
+                enable_idempotence=True,
+                linger_ms=2,
+                queue_buffering_max_messages=200_000,
+                partitioner="murmur2_random",  # as Java hashes: a Pin goes to one partition, whoever sends it
+            )
         )
 
     def send(self, event: PinEvent, on_delivered: Callable[[int, int], None] | None = None) -> None:
