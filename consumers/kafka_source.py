@@ -94,7 +94,7 @@ class KafkaSource:
         """
         try:
             self.commit(self._take_commits())
-            polled = self._consumer.consume(max(1, max_records), timeout_s)
+            polled = self._wait_and_take(max_records, timeout_s)
             self._metadata = self._consumer.consumer_group_metadata()
         except KafkaException as error:
             raise translate(error, f"polling {self.topic}") from error
@@ -110,6 +110,13 @@ class KafkaSource:
             else:
                 self._judge(error_)
         return records
+
+    def _wait_and_take(self, max_records: int, timeout_s: float) -> list[Message]:
+        """Wait for one record, take what came with it: `consume` alone waits its whole time-out for the last one."""
+        first = self._consumer.poll(timeout_s)
+        if first is None:
+            return []
+        return [first, *self._consumer.consume(max_records - 1, 0)] if max_records > 1 else [first]
 
     def pause(self) -> None:
         """Stop fetching all partitions, also those that come later, until `resume`. Drops what was prefetched."""

@@ -7,11 +7,9 @@ blocks and may be called by any thread.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Final
-from urllib.parse import urlsplit
 
 import numpy as np
 import obstore
@@ -22,7 +20,7 @@ from obstore.exceptions import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from obstore.store import ObjectStore, from_url
+from obstore.store import ObjectStore
 
 from index_sync.checkpoint import FileEntry
 from index_sync.code_batch import Bytes
@@ -30,43 +28,6 @@ from pinstream.errors import CorruptStateError, FatalError, RetryableError
 
 _PIECE_BYTES: Final = 8 * 1024 * 1024
 """Read and written at once."""
-_RETRY: Final = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}
-"""Short: the worker goes on applying meanwhile and tries again at its next snapshot."""
-_CLIENT_OPTIONS: Final = frozenset(
-    {
-        "allow_http",
-        "allow_invalid_certificates",
-        "connect_timeout",
-        "http1_only",
-        "http2_only",
-        "proxy_ca_certificate",
-        "proxy_excludes",
-        "proxy_url",
-        "root_certificate",
-        "timeout",
-        "user_agent",
-    }
-)
-"""Options of obstore's HTTP client; as options of a store they make obstore panic."""
-
-
-def open_store(url: str, options: Mapping[str, str] | None = None) -> ObjectStore:
-    """The store behind a `file:///folder`, `s3://bucket/prefix` or `gs://bucket/prefix` URL.
-
-    Raises:
-        FatalError: the URL or an option isn't understood.
-    """
-    try:
-        if urlsplit(url).scheme == "file":
-            return from_url(url, mkdir=True)
-        given = dict(options or {})
-        client = {name: given.pop(name) for name in _CLIENT_OPTIONS & given.keys()}
-        store: ObjectStore = from_url(  # type: ignore[call-overload]  # the keys are the user's
-            url, config=given, client_options=client, retry_config=_RETRY
-        )
-        return store
-    except (BaseError, ValueError, OSError) as error:
-        raise FatalError(f"snapshot_url is {url!r}, which can't be opened: {first_line(error)}") from error
 
 
 def put_file(store: ObjectStore, folder: str, kind: str, pieces: list[memoryview]) -> FileEntry:

@@ -10,11 +10,11 @@ from typing import Final
 
 from index_sync.checkpoint import ShardIdentity
 from index_sync.shard import Shard
-from index_sync.store_files import open_store
 from index_sync.store_snapshot import Restored, SnapshotStore
 from pinstream import metrics
 from pinstream.clock import Clock
 from pinstream.errors import FatalError, OwnershipLostError, RetryableError
+from pinstream.object_store import open_store
 from pinstream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ class HostedShard:
         """
         self.identity = identity
         self._clock = clock
-        store = open_store(settings.index.snapshot_url, settings.fetch.store_options)
+        store = open_store(
+            settings.index.snapshot_url, settings.fetch.store_options, setting="index.snapshot_url", retries=3
+        )
         self._store = SnapshotStore(store, identity, keep=settings.index.keep_snapshots)
         self._saving = threading.Lock()
         restored = _patiently(self._store.restore)

@@ -31,7 +31,7 @@ from index_sync.shard import ApplyResult
 from index_sync.upkeep import HostedShard, Upkeep, forget_metrics
 from pinstream import metrics
 from pinstream.clock import Clock, SystemClock
-from pinstream.codes import Fingerprint
+from pinstream.codes import Fingerprint, RefusedCode
 from pinstream.errors import FatalError, PinstreamError
 from pinstream.http_status import HttpServer, status_app
 from pinstream.kafka_clients import instance_name, reachable_admin, redis_url
@@ -215,12 +215,26 @@ class IndexWorker:
             )
         if refused:
             metrics.INDEX_RECORDS.labels("refused").inc(len(refused))
+            self._stop_on_another_model(hosted, batch, refused)
         with metrics.APPLY_SECONDS.time():
             result = hosted.shard.apply(batch)
         self._last_apply_s = time.monotonic()
         self._observe(partition, batch, messages)
         _count(result)
         return batch.next_offset
+
+    def _stop_on_another_model(self, hosted: HostedShard, batch: CodeBatch, refused: Sequence[RefusedCode]) -> None:
+        """A stray record is passed over; a topic that begins with another model's codes is the wrong topic.
+
+        Raises:
+            FatalError: nothing but codes of other models so far.
+        """
+        strange = [one for one in refused if one.reason in ("model", "length")]
+        if hosted.shard.checkpoint == 0 and not len(batch) and len(strange) == len(refused):
+            raise FatalError(
+                f"{self._topic} holds codes of another model: {strange[0].message}; "
+                "models never mix, give this worker the model that the topic was written with"
+            )
 
     def _reach_end(self, hosted: HostedShard, offset: int) -> int:
         """The reader stands at the end, past control records: so does the checkpoint."""

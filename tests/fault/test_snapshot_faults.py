@@ -18,9 +18,9 @@ from index_sync.code_batch import CodeBatch
 from index_sync.merge_policy import MergePolicy
 from index_sync.shard import Shard
 from index_sync.shard_view import ShardView
-from index_sync.store_files import open_store
 from index_sync.store_snapshot import SnapshotStore
 from pinstream.errors import FatalError, OwnershipLostError, RetryableError
+from pinstream.object_store import open_store
 
 pytestmark = pytest.mark.fault
 
@@ -29,7 +29,7 @@ IDENTITY = ShardIdentity(topic="codes.v1.0123456789ab", partition=3, partitions=
 
 
 def store_at(folder: Path, shard: ShardIdentity = IDENTITY, *, keep: int = 3, grace_s: float = 0) -> SnapshotStore:
-    return SnapshotStore(open_store(folder.as_uri()), shard, keep=keep, grace_s=grace_s)
+    return SnapshotStore(open_store(folder.as_uri(), {}, setting="test"), shard, keep=keep, grace_s=grace_s)
 
 
 def files(folder: Path, pattern: str) -> list[Path]:
@@ -334,6 +334,7 @@ def test_a_store_that_is_away_is_retryable_and_sets_nothing_aside() -> None:
             "secret_access_key": "b",
             "allow_http": "true",
         },
+        setting="index.snapshot_url",
     )
     with pytest.raises(RetryableError, match="snapshot store is away"):
         SnapshotStore(away, IDENTITY).restore()
@@ -341,7 +342,7 @@ def test_a_store_that_is_away_is_retryable_and_sets_nothing_aside() -> None:
 
 def test_a_url_that_names_no_store_is_fatal() -> None:
     with pytest.raises(FatalError, match="snapshot_url is 'nonsense://x'"):
-        open_store("nonsense://x")
+        open_store("nonsense://x", {}, setting="index.snapshot_url")
 
 
 def test_save_needs_a_restore_before_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Lanes never commit past an unfinished record, and never lose, double or reorder one, in whatever order things happen."""
+"""Lanes never commit past an unfinished record, and never lose, double or reorder one, whatever happens when."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ from index_sync.merge_policy import MergePolicy
 from index_sync.segment import SearchFilter
 from index_sync.shard import Shard
 from index_sync.shard_view import ShardView
-from index_sync.store_files import open_store
 from index_sync.store_snapshot import SnapshotStore
 from index_sync.top_k import PAD_DISTANCE, PAD_PIN_ID
+from pinstream.object_store import open_store
 
 BITS, CODE_BYTES, SEAL_ROWS = 256, 32, 5
 IDENTITY = ShardIdentity(topic="codes.v1.0123456789ab", partition=0, partitions=1, bits=BITS, model="0" * 64)
@@ -140,7 +140,9 @@ class ShardMachine(RuleBasedStateMachine):
         self.restart()
 
     def restart(self) -> None:
-        self.store = SnapshotStore(open_store(f"file://{self.folder.name}"), IDENTITY, keep=2, grace_s=0)
+        self.store = SnapshotStore(
+            open_store(f"file://{self.folder.name}", {}, setting="test"), IDENTITY, keep=2, grace_s=0
+        )
         restored = self.store.restore()
         assert not restored.set_aside
         self.shard = Shard(BITS, seal_rows=SEAL_ROWS, policy=self.policy, state=restored.state)
