@@ -1,0 +1,1 @@
+"""The `pinstream` command. Each module is one sub-command; rooms are imported only when their command runs."""
