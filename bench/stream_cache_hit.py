@@ -22,6 +22,7 @@ from bench.servers import bench_servers
 from embedder.worker import EmbedWorker
 from pinstream.codes import Fingerprint, record_dtype
 from pinstream.events import Domain, Image, Op, PinEvent
+from pinstream.garbage import calm_garbage_collector
 from pinstream.kafka_clients import client_config, reachable_admin, redis_url
 from pinstream.kafka_topics import codes_topic, ensure_topics, pins_topics
 from pinstream.settings import Settings
@@ -127,7 +128,7 @@ def worker_rate(settings: Settings, records: int, model: Fingerprint) -> float:
             started_s, first = time.monotonic(), done
         if done >= records:
             break
-        time.sleep(0.005)
+        time.sleep(0.02)
     rate = (records - first) / (time.monotonic() - started_s)
     worker.stop()
     thread.join()
@@ -147,6 +148,7 @@ def main() -> None:
     model = Fingerprint(hashlib.sha256(b"bench").hexdigest())
     with bench_servers() as settings:
         fill(settings, arguments.records, arguments.images, model)
+        calm_garbage_collector()  # as the worker's command does; it serves the bare loop as well
         ratios, rates = [], []
         for _ in range(arguments.rounds):
             bare = bare_loop(settings, arguments.records, model)

@@ -107,6 +107,8 @@ class EmbedWorker:
         )
         self._backpressure = Backpressure(embed.max_in_flight, embed.max_in_flight_bytes)
         self._stop = threading.Event()
+        self._has_room = threading.Event()
+        """Set by every commit: a full flight may have room again."""
         self._failure: BaseException | None = None
         self._last_commit_s = time.monotonic()
         self._assigned: set[int] = set()
@@ -166,16 +168,19 @@ class EmbedWorker:
         self._forget(partitions)
 
     def _run_once(self) -> None:
+        self._has_room.clear()
         records, size_bytes = self._publish.in_flight()
-        self._regulate(records, size_bytes)
+        if self._regulate(records, size_bytes) is Flow.WAIT:
+            self._has_room.wait(POLL_WAIT_S)
+            return
         room = min(MAX_POLL_RECORDS, max(1, self._backpressure.room(records)))
         messages = self._source.poll(room, POLL_WAIT_S, self._publish.end_reached)
         if messages:
             self._accept(messages)
         self.lag.heads(self._publish.heads())
 
-    def _regulate(self, records: int, size_bytes: int) -> None:
-        flow = self._backpressure.decide(records, size_bytes)
+    def _regulate(self, records: int, size_bytes: int) -> Flow:
+        flow = self._backpressure.decide(records, size_bytes, self._clock.monotonic_s())
         if flow is Flow.PAUSE:
             self._source.pause()
         elif flow is Flow.RESUME:
@@ -185,6 +190,7 @@ class EmbedWorker:
         metrics.IN_FLIGHT_BYTES.set(size_bytes)
         metrics.QUEUE_DEPTH.labels("fetch").set(self._fetch.depth)
         metrics.QUEUE_DEPTH.labels("encode").set(self._encode.depth)
+        return flow
 
     def _accept(self, messages: Sequence[Message]) -> None:
         works = [_work(message) for message in messages]
@@ -218,6 +224,7 @@ class EmbedWorker:
 
     def _committed(self, next_offsets: dict[int, int]) -> None:
         self._last_commit_s = time.monotonic()
+        self._has_room.set()
         self.lag.done(next_offsets)
 
     def _forget(self, partitions: list[int]) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pinstream.errors import BadRecordError
 
@@ -23,10 +23,11 @@ URI_SCHEMES: Final = ("s3", "gs", "https", "http", "file", "data")
 
 _KEY = re.compile(rb"[1-9][0-9]{0,18}\Z")
 _EXPECTED: Final = {
+    "event_time": "expected RFC 3339 with a time zone, or epoch milliseconds from 0",
     "uri": f"expected a URI that starts with one of {', '.join(scheme + ':' for scheme in URI_SCHEMES)}",
     "signature": "expected 32 to 64 lower-case hex digits: the SHA-256 of the image's bytes, or its beginning",
 }
-"""What to say instead of the pattern that did not match."""
+"""What to say instead of the pattern or the kinds of value that did not match."""
 
 
 class Op(StrEnum):
@@ -88,17 +89,25 @@ class Image(_Contract):
     box: Box | None = None
 
 
-def _epoch_ms(value: Any) -> Any:
-    """RFC 3339 text or epoch milliseconds → epoch milliseconds."""
-    if not isinstance(value, str):
-        return value
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise ValueError(f"event_time is {value[:40]!r}, expected RFC 3339 or epoch milliseconds") from error
-    if moment.tzinfo is None:
-        raise ValueError(f"event_time {value[:40]!r} has no time zone, expected RFC 3339 such as 2026-01-31T12:00:00Z")
+def _not_before_1970(epoch_ms: int) -> int:
+    if epoch_ms < 0:
+        raise ValueError(f"event_time is {epoch_ms} ms, expected 1970 or later")
+    return epoch_ms
+
+
+def _epoch_ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
+
+
+if TYPE_CHECKING:
+    EventTime = int
+else:
+    EventTime = Annotated[
+        Annotated[int, Field(ge=0, le=MAX_TIME_MS)]
+        | Annotated[AwareDatetime, AfterValidator(_epoch_ms), AfterValidator(_not_before_1970)],
+        Field(union_mode="left_to_right"),
+    ]
+"""RFC 3339 with a zone, or epoch milliseconds → epoch milliseconds."""
 
 
 class PinEvent(_Contract):
@@ -106,7 +115,7 @@ class PinEvent(_Contract):
 
     pin_id: int = Field(ge=1, le=MAX_PIN_ID)
     op: Annotated[Op, Field(strict=False)]
-    event_time: Annotated[int, BeforeValidator(_epoch_ms), Field(ge=0, le=MAX_TIME_MS)]
+    event_time: EventTime
     image: Image | None = None
     domain: Annotated[Domain, Field(strict=False)] | None = None
     flags: Annotated[tuple[Annotated[Flag, Field(strict=False)], ...], Field(max_length=24, strict=False)] = ()
@@ -133,6 +142,10 @@ class PinEvent(_Contract):
     def value(self) -> bytes:
         """This event as the JSON value of its Kafka record."""
         return self.model_dump_json(exclude_none=True, exclude_defaults=True).encode()
+
+
+_VALIDATOR: Final = PinEvent.__pydantic_validator__
+"""What `PinEvent.model_validate_json` calls; a tenth of the cost of an event is the way there."""
 
 
 def parse_key(key: bytes | None) -> int:
@@ -163,7 +176,7 @@ def parse_event(key: bytes | None, value: bytes) -> PinEvent:
             f"event has {len(value)} bytes, expected at most {MAX_EVENT_BYTES}", stage="parse", reason="event_too_large"
         )
     try:
-        event = PinEvent.model_validate_json(value)
+        event: PinEvent = _VALIDATOR.validate_json(value)
     except ValidationError as error:
         raise BadRecordError(
             f"event is not a PinEvent: {_explain(error)}", stage="parse", reason="bad_event"
@@ -181,10 +194,11 @@ def _explain(error: ValidationError) -> str:
     """The first three faults, each with its field, its value (cut short) and what was expected."""
     faults = []
     for fault in error.errors(include_url=False, include_context=False)[:3]:
-        where = ".".join(str(part) for part in fault["loc"]) or "value"
+        named = [str(part) for part in fault["loc"] if str(part).isidentifier() or isinstance(part, int)]
+        where = ".".join(named) or "value"
         shown = repr(fault["input"])
         message = fault["msg"]
-        if fault["type"] == "string_pattern_mismatch":
-            message = _EXPECTED[str(fault["loc"][-1])]
+        if fault["type"] == "string_pattern_mismatch" or where == "event_time":
+            message = _EXPECTED[named[-1]]
         faults.append(f"{where}: {message} (got {shown[:60]}{'…' if len(shown) > 60 else ''})")
-    return "; ".join(faults)
+    return "; ".join(dict.fromkeys(faults))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from pinstream.garbage import calm_garbage_collector
 from pinstream.kafka_clients import reachable_admin
 from pinstream.logs import set_up_logs
 from pinstream.settings import Settings, load_settings
@@ -74,4 +75,5 @@ def _model(settings: Settings, threads: int, max_batch_size: int) -> tuple[Any, 
 def _run(worker: Worker) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
+    calm_garbage_collector()
     worker.run()

@@ -48,16 +48,20 @@ def dead(offset: int, pin_id: int = 1) -> PinWork:
     return made
 
 
-def test_backpressure_pauses_at_the_bound_and_resumes_at_half() -> None:
+def test_a_full_flight_waits_and_only_one_that_stays_full_pauses() -> None:
     flow = Backpressure(max_records=100, max_bytes=1000)
-    assert flow.decide(99, 999) is Flow.KEEP
-    assert flow.decide(100, 0) is Flow.PAUSE
-    assert flow.decide(100, 0) is Flow.KEEP
-    assert flow.decide(51, 0) is Flow.KEEP
-    assert flow.decide(50, 501) is Flow.KEEP
-    assert flow.decide(50, 500) is Flow.RESUME
-    assert flow.decide(0, 1000) is Flow.PAUSE
-    assert flow.room(0) == 0
+    assert flow.decide(99, 999, now_s=0) is Flow.POLL
+    assert flow.decide(100, 0, now_s=1) is Flow.WAIT
+    assert flow.decide(0, 1000, now_s=1.9) is Flow.WAIT
+    assert flow.decide(99, 999, now_s=1.95) is Flow.POLL
+    assert flow.decide(100, 0, now_s=2.1) is Flow.WAIT
+    assert flow.decide(100, 0, now_s=3.2) is Flow.PAUSE
+    assert flow.decide(51, 0, now_s=4) is Flow.POLL
+    assert flow.decide(50, 501, now_s=5) is Flow.POLL
+    assert flow.paused
+    assert flow.decide(50, 500, now_s=6) is Flow.RESUME
+    assert flow.decide(100, 0, now_s=7) is Flow.WAIT
+    assert (flow.room(30), flow.room(200)) == (70, 0)
 
 
 def test_the_breaker_counts_bad_records_in_a_row_and_deletes_as_neither() -> None:

@@ -1,0 +1,1 @@
+"""The unified embedding: network, training, evaluation, and the artifact in which a model travels."""
