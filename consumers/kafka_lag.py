@@ -6,10 +6,9 @@ import logging
 import threading
 from collections.abc import Iterable
 
-from confluent_kafka.admin import AdminClient
 from prometheus_client import Gauge
 
-from consumers.kafka_source import end_offsets
+from consumers.kafka_ends import LogEnds
 from consumers.lag import Lag, PartitionLag
 from pinstream import metrics
 from pinstream.clock import Clock
@@ -24,9 +23,9 @@ class LagMonitor:
     """
 
     def __init__(
-        self, admin: AdminClient, cluster_name: str, group_id: str, topic: str, clock: Clock, interval_s: float = 1.0
+        self, ends: LogEnds, cluster_name: str, group_id: str, topic: str, clock: Clock, interval_s: float = 1.0
     ) -> None:
-        self._admin = admin
+        self._ends = ends
         self._labels = (cluster_name, group_id)
         self._topic = topic
         self._clock = clock
@@ -81,7 +80,7 @@ class LagMonitor:
         """Ask the broker now where the partitions end. Blocks for one request."""
         with self._lock:
             partitions = list(self._partitions)
-        ends = end_offsets(self._admin, self._topic, partitions, timeout_s=5) if partitions else {}
+        ends = self._ends.ask(self._topic, partitions, timeout_s=5)
         now_ms = self._clock.wall_ms()
         with self._lock:
             for partition, end_offset in ends.items():

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from pinstream.errors import FatalError
 from pinstream.kafka_clients import client_config, translate
@@ -206,23 +205,3 @@ class KafkaSource:
         self._ownership.lost(numbers)
         self._assigned.difference_update(numbers)
         consumer.incremental_unassign(partitions)
-
-
-def end_offsets(admin: AdminClient, topic: str, partitions: list[int], timeout_s: float) -> dict[int, int]:
-    """Where each partition ends now, control records included, as Kafka's own lag tools see it. Blocks.
-
-    A partition whose leader does not answer is left out. Thread-safe.
-    """
-    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # the library left it untyped
-    wanted = {TopicPartition(topic, partition): latest for partition in partitions}
-    ends = {}
-    try:
-        futures = admin.list_offsets(wanted, request_timeout=timeout_s)
-    except KafkaException:
-        return {}
-    for tp, future in futures.items():
-        try:
-            ends[tp.partition] = future.result(timeout=timeout_s + 1).offset
-        except (KafkaException, TimeoutError):
-            continue
-    return ends

@@ -9,9 +9,8 @@ import uuid
 from collections.abc import Callable, Iterator
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
 
-from consumers.kafka_source import end_offsets
+from consumers.kafka_ends import LogEnds
 from pinstream.errors import RetryableError
 from pinstream.kafka_clients import client_config
 from pinstream.settings import Settings
@@ -25,8 +24,7 @@ def read_topic(settings: Settings, topic: str, partitions: int, timeout_s: float
     Raises:
         RetryableError: the ends were not reached in `timeout_s`.
     """
-    admin = AdminClient(client_config(settings))
-    ends = end_offsets(admin, topic, list(range(partitions)), timeout_s=10)
+    ends = LogEnds(settings).ask(topic, list(range(partitions)), timeout_s=10)
     config = client_config(
         settings,
         group_id=f"pinstream-fold-{uuid.uuid4()}",

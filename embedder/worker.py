@@ -17,6 +17,7 @@ from confluent_kafka import Message
 
 from consumers.backpressure import Backpressure, Flow
 from consumers.image_fetch import ImageFetcher
+from consumers.kafka_ends import LogEnds
 from consumers.kafka_lag import LagMonitor
 from consumers.kafka_source import KafkaSource
 from embedder.breaker import Breaker
@@ -75,7 +76,7 @@ class EmbedWorker:
         ensure_topics(admin, (*pins_topics(topics), codes_topic(topics, model)), topics)
 
         self._source = KafkaSource(settings, topics.pins, self.group_id, f"pinstream-embed-{instance}", self)
-        self.lag = LagMonitor(admin, settings.cluster_name, self.group_id, topics.pins, self._clock)
+        self.lag = LagMonitor(LogEnds(settings), settings.cluster_name, self.group_id, topics.pins, self._clock)
         self._cache = RedisCodeCache(redis_url(settings), model, encoder.bits, settings.redis.timeout_s)
         self._fetcher = ImageFetcher(settings.fetch)
         self._publish = PublishStage(

@@ -17,8 +17,9 @@ import faiss
 import numpy as np
 from confluent_kafka import Message
 
+from consumers.kafka_ends import LogEnds
 from consumers.kafka_lag import LagMonitor
-from consumers.kafka_source import KafkaSource, end_offsets
+from consumers.kafka_source import KafkaSource
 from index_sync.checkpoint import ShardIdentity
 from index_sync.code_batch import CodeBatch, build_code_batch
 from index_sync.http_search import add_search
@@ -71,9 +72,9 @@ class IndexWorker:
         self.group_id = settings.index.group_id or f"pinstream-index-{model.short}"
         instance = instance_name(settings.index.instance_id)
         faiss.omp_set_num_threads(1)  # a query uses one thread; the searcher shares segments out
-        self._admin = reachable_admin(settings)
-        ensure_topics(self._admin, (codes_topic(settings.topics, model),), settings.topics)
+        ensure_topics(reachable_admin(settings), (codes_topic(settings.topics, model),), settings.topics)
 
+        self._log_ends = LogEnds(settings)
         self._hosted: dict[int, HostedShard] = {}
         self._searchable_from: dict[int, int] = {}
         """Offsets below were searchable before a restart: reading them again says nothing about freshness."""
@@ -82,7 +83,7 @@ class IndexWorker:
         self._failure: BaseException | None = None
         self._last_apply_s = time.monotonic()
         self._source = KafkaSource(settings, self._topic, self.group_id, f"pinstream-index-{instance}", self)
-        self.lag = LagMonitor(self._admin, settings.cluster_name, self.group_id, self._topic, self._clock)
+        self.lag = LagMonitor(self._log_ends, settings.cluster_name, self.group_id, self._topic, self._clock)
         self._upkeep = Upkeep(
             lambda: list(self._hosted.values()), self._clock, settings.index.snapshot_interval_s, self._fail
         )
@@ -133,7 +134,7 @@ class IndexWorker:
         starts: dict[int, int] = {}
         try:
             self._searchable_from |= self._source.committed(partitions, BROKER_WAIT_S)
-            ends = end_offsets(self._admin, self._topic, partitions, BROKER_WAIT_S)
+            ends = self._log_ends.ask(self._topic, partitions, BROKER_WAIT_S)
             for partition in partitions:
                 starts[partition] = self._host(partition, ends.get(partition))
         except PinstreamError as error:

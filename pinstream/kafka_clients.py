@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -17,7 +18,26 @@ from pinstream.settings import Settings
 
 ClientConfig: TypeAlias = dict[str, Any]
 
+
+class _OnceInAWhile(logging.Filter):
+    """librdkafka logs every refused connection, several a second for each client while a broker is away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        name = record.getMessage().split("]")[0]
+        now_s = time.monotonic()
+        if now_s - self._last_s.get(name, float("-inf")) < SAME_LOG_LINE_S:
+            return False
+        self._last_s[name] = now_s
+        return True
+
+
+SAME_LOG_LINE_S: Final = 10.0
 _librdkafka = logging.getLogger("librdkafka")
+_librdkafka.addFilter(_OnceInAWhile())
 
 LOCAL_STATE: Final = "state.json"
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024

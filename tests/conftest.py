@@ -59,9 +59,10 @@ def environment(settings: Settings) -> dict[str, str]:
     return variables
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], what: str | Callable[[], str], timeout_s: float = 60.0) -> None:
     """Wait until the condition is true; fail with what was awaited."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline_s, f"not within {timeout_s:g} s: {what}"
+        if time.monotonic() > deadline_s:
+            pytest.fail(f"not within {timeout_s:g} s: {what() if callable(what) else what}")
         time.sleep(0.02)

@@ -34,8 +34,15 @@ class Pipeline:
     def settle(self, timeout_s: float = 60.0) -> None:
         """Wait until both workers know that they are at the end of their topics, in this order."""
         for worker in (self.embed, self.index):
-            worker.lag.refresh()
-            wait_for(lambda w=worker: _is_at_end(w, self.settings.topics.partitions), "the worker caught up", timeout_s)  # type: ignore[misc]
+            _wait_until_at_end(worker, self.settings.topics.partitions, timeout_s)
+
+
+def _wait_until_at_end(worker: EmbedWorker | IndexWorker, partitions: int, timeout_s: float) -> None:
+    wait_for(
+        lambda: _is_at_end(worker, partitions),
+        lambda: f"{worker.group_id} at the end of {partitions} partitions: {worker.lag.lags()}",
+        timeout_s,
+    )
 
 
 def _is_at_end(worker: EmbedWorker | IndexWorker, partitions: int) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Producer
 
-from consumers.kafka_source import end_offsets
+from consumers.kafka_ends import LogEnds
 from pinstream.codes import Fingerprint
 from pinstream.kafka_clients import client_config, reachable_admin
 from pinstream.kafka_topics import codes_topic, ensure_topics, pins_topics
@@ -70,9 +70,8 @@ def caught_up(settings: Settings, topic: str, group_id: str) -> bool:
     """The group's committed offsets are at the topic's end."""
     from confluent_kafka import Consumer, TopicPartition  # noqa: PLC0415 (a client of its own each time)
 
-    admin = reachable_admin(settings)
     partitions = list(range(settings.topics.partitions))
-    ends = end_offsets(admin, topic, partitions, 10)
+    ends = LogEnds(settings).ask(topic, partitions, 10)
     consumer = Consumer(client_config(settings, group_id=group_id))
     try:
         committed = consumer.committed([TopicPartition(topic, p) for p in partitions], 10)
