@@ -37,7 +37,10 @@ class RedisCodeCache:
         self._failures = 0
         self._away_until_s = 0.0
         self._redis: Redis | None = None
-        if url:
+        if not url:
+            log.warning("no Redis is set: every image is embedded, also those that were embedded before")
+            metrics.REDIS_UP.set(0)
+        else:
             self._redis = Redis.from_url(
                 url,
                 socket_timeout=timeout_s,

@@ -35,9 +35,7 @@ class HostedShard:
         """
         self.identity = identity
         self._clock = clock
-        store = open_store(
-            settings.index.snapshot_url, settings.fetch.store_options, setting="index.snapshot_url", retries=3
-        )
+        store = open_store(settings.snapshot_url, settings.fetch.store_options, setting="index.snapshot_url", retries=3)
         self._store = SnapshotStore(store, identity, keep=settings.index.keep_snapshots)
         self._saving = threading.Lock()
         restored = _patiently(self._store.restore)

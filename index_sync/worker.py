@@ -288,7 +288,7 @@ class IndexWorker:
             "codes_topic": self._topic,
             "partitions": self._settings.topics.partitions,
             "shards": {p: hosted.shard.view().live_rows for p, hosted in sorted(self._hosted.items())},
-            "snapshot_url": self._settings.index.snapshot_url,
+            "snapshot_url": self._settings.snapshot_url,
             "faiss": f"{faiss.__version__} {faiss.get_compile_options().strip()}",
         }
 

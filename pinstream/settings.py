@@ -18,6 +18,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pinstream.errors import FatalError
 
 CONFIG_VARIABLE: Final = "PINSTREAM_CONFIG"
+SNAPSHOTS_FOLDER: Final = "snapshots"
+"""Under `local_dir`; it goes with the servers' data, whose offsets its snapshots are of."""
 
 OWNED_KAFKA_KEYS: Final = {
     "auto.offset.reset": "every reader starts where its checkpoint or its group says",
@@ -152,8 +154,9 @@ class IndexSettings(_Section):
     """Consumer group on the codes topic. Empty: `pinstream-index-<model>`."""
     instance_id: str = ""
     """Names this worker across restarts. Empty: host name and process id."""
-    snapshot_url: str = "file:///tmp/pinstream-snapshots"
-    """Where snapshots live: `file:///folder`, `s3://bucket/prefix`, `gs://…`; with `fetch.store_options`."""
+    snapshot_url: str = ""
+    """Where snapshots live: `file:///folder`, `s3://bucket/prefix`, `gs://…`; with `fetch.store_options`. All workers
+    share it. Empty: `snapshots/` under `local_dir`, beside the servers that `pinstream local` runs there."""
     snapshot_interval_s: float = Field(default=60, gt=0)
     """A restart replays at most about this much of the topic."""
     keep_snapshots: int = Field(default=3, ge=1, le=1000)
@@ -200,6 +203,11 @@ class Settings(BaseSettings):
     """The `cluster_name` label of the lag metrics."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+
+    @property
+    def snapshot_url(self) -> str:
+        """`index.snapshot_url`, or the folder that stands in for it."""
+        return self.index.snapshot_url or (self.local_dir.resolve() / SNAPSHOTS_FOLDER).as_uri()
 
     @classmethod
     def settings_customise_sources(

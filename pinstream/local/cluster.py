@@ -22,6 +22,7 @@ from pinstream.local.process import end_processes, is_port_free
 from pinstream.local.redis_server import RedisServer
 from pinstream.local.server import READY_TIMEOUT_S, STOP_TIMEOUT_S, PortTakenError, Server, wait_until_ready
 from pinstream.local.state import ClusterState, load_state, save_state
+from pinstream.settings import SNAPSHOTS_FOLDER
 
 BROKER_COUNTS: Final = (1, 3)
 _STILL_READY_TIMEOUT_S: Final = 20.0
@@ -229,6 +230,7 @@ class LocalServers:
         for server in self._servers():
             shutil.rmtree(server.folder, ignore_errors=True)
             shutil.rmtree(server.log.parent, ignore_errors=True)
+        shutil.rmtree(self.data_dir / SNAPSHOTS_FOLDER, ignore_errors=True)  # of offsets that are gone now
         (self.data_dir / LOCAL_STATE).unlink()
         if not any(self.data_dir.iterdir()):
             self.data_dir.rmdir()
