@@ -75,7 +75,7 @@ class LiveTable:
             ("images a batch", f"{fill:.1f}"),
             ("cache hits", f"{reading.totals['pinstream_embed_records_total:cached']:,.0f}"),
             ("dead letters", f"{reading.totals['pinstream_dead_letters_total']:,.0f}"),
-            ("live rows", f"{reading.totals['pinstream_index_rows']:,.0f}"),
+            ("live rows", f"{reading.totals['pinstream_index_rows:live']:,.0f}"),
         ]
 
     def _table(self, client: httpx.Client) -> Table:

@@ -78,7 +78,7 @@ def _add(reading: Reading, name: str, labels: dict[str, str], value: float) -> N
         buckets.counts[bound] = buckets.counts.get(bound, 0) + value
     elif name.startswith("pinstream_"):
         reading.totals[name] += value
-        for label in ("outcome", "effect", "reason", "result"):
+        for label in ("outcome", "effect", "reason", "result", "state"):
             if label in labels:
                 reading.totals[f"{name}:{labels[label]}"] += value
 
