@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from embedder.model.curves import write_curves
-from embedder.model.distributed import join_processes
+from embedder.model.distributed import join_processes, leave_processes
 from embedder.model.export_run import export_run
 from embedder.model.runs import train
 from embedder.model.train_config import TrainConfig, load_train_config
@@ -39,22 +38,19 @@ def run(config: str, output: Path, *, device: str, threads: int, cache: Path | N
     loaded = load_train_config(recipe_path(config), **({"cache": cache} if cache else {}))
     chosen = choose_device(device)
     processes = join_processes(chosen)
-    try:
-        with _bar(console, loaded, quiet=processes.rank != 0) as (bar, row):
-            trainer = train(
-                loaded,
-                output,
-                processes=processes,
-                device=chosen,
-                report=lambda entry: _show(bar, row, entry, console),
-            )
-    finally:
-        if processes.count > 1:
-            dist.destroy_process_group()
+    with _bar(console, loaded, quiet=processes.rank != 0) as (bar, row):
+        progress = train(
+            loaded,
+            output,
+            processes=processes,
+            device=chosen,
+            report=lambda entry: _show(bar, row, entry, console),
+        ).progress
+    leave_processes(processes)
     if processes.rank != 0:
         return
-    write_curves(trainer.progress.curves, output / "curves.png")
-    artifact = export_run(output, output / ARTIFACT, best=trainer.progress.stopped)
+    write_curves(progress.curves, output / "curves.png")
+    artifact = export_run(output, output / ARTIFACT, best=progress.stopped)
     console.print(f"{artifact.manifest.name} {artifact.fingerprint.short} → {output / ARTIFACT}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from dataclasses import dataclass
 
@@ -33,6 +34,19 @@ def join_processes(device: torch.device) -> Processes:
         return Processes()
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Processes(dist.get_rank(), count)
+
+
+def leave_processes(processes: Processes) -> None:
+    """Leave the group together. Blocks until every process calls it; drop what uses the group before.
+
+    A process that goes while another still talks to it, or a DistributedDataParallel that outlives the group, can end
+    in an abort ("terminate called without an active exception", seen once with gloo).
+    """
+    if processes.count == 1:
+        return
+    gc.collect()
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def average_gradients(heads: nn.Module, processes: Processes) -> None:

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
-from embedder.model.distributed import join_processes
+from embedder.model.distributed import join_processes, leave_processes
 from embedder.model.runs import make_trainer
 from embedder.model.train_config import TrainConfig
 
@@ -27,7 +26,8 @@ def main() -> None:
     if processes.rank == 0:
         weights = {name: float(value.double().sum()) for name, value in trainer.network.state_dict().items()}
         (folder / "result.json").write_text(json.dumps({"losses": losses, "weights": weights}), encoding="utf-8")
-    dist.destroy_process_group()
+    del trainer
+    leave_processes(processes)
 
 
 if __name__ == "__main__":
