@@ -9,7 +9,7 @@ Not thread-safe: its owner holds a lock around every call.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
@@ -133,13 +133,6 @@ class Lanes(Generic[R]):
             if lane is not None:
                 lane.next_offset = offset
 
-    def owns_all(self, records: Sequence[R]) -> bool:
-        return all(record.partition in self._lanes for record in records)
-
     def heads(self) -> dict[int, R]:
         """The oldest record in flight of each partition that has one."""
         return {partition: lane.records[0] for partition, lane in self._lanes.items() if lane.records}
-
-    def next_offsets(self) -> dict[int, int]:
-        """What was committed last, for each partition of which it is known."""
-        return {p: lane.next_offset for p, lane in self._lanes.items() if lane.next_offset is not None}

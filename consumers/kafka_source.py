@@ -126,9 +126,6 @@ class KafkaSource:
         self._paused = False
         self._consumer.resume(self._partitions(self._assigned))
 
-    def seek(self, partition: int, offset: int) -> None:
-        self._consumer.seek(TopicPartition(self.topic, partition, offset))
-
     def commit(self, next_offsets: dict[int, int]) -> None:
         """Commit for lag tools, without waiting. A stale commit after a rebalance is dropped."""
         if not next_offsets:

@@ -6,6 +6,7 @@ nesting by `__`), then the TOML file named by `PINSTREAM_CONFIG`. Units come las
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from enum import StrEnum
@@ -203,6 +204,13 @@ class Settings(BaseSettings):
     """The `cluster_name` label of the lag metrics."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+
+    def environment(self) -> dict[str, str]:
+        """What was set, as the environment variables of a process that shall have the same settings."""
+        return {
+            f"PINSTREAM_{section.upper()}": fields if isinstance(fields, str) else json.dumps(fields)
+            for section, fields in self.model_dump(mode="json", exclude_unset=True).items()
+        }
 
     @property
     def snapshot_url(self) -> str:

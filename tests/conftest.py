@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
@@ -49,14 +48,6 @@ def settings(servers: LocalServers, tmp_path: Path) -> Settings:
 def model() -> Fingerprint:
     """A fingerprint of this test's own, and so a codes topic of its own."""
     return Fingerprint((uuid.uuid4().hex + uuid.uuid4().hex)[:64])
-
-
-def environment(settings: Settings) -> dict[str, str]:
-    """The settings as the environment of a worker process."""
-    variables = {}
-    for section, fields in settings.model_dump(mode="json", exclude_unset=True).items():
-        variables[f"PINSTREAM_{section.upper()}"] = fields if isinstance(fields, str) else json.dumps(fields)
-    return variables
 
 
 def wait_for(condition: Callable[[], object], what: str | Callable[[], str], timeout_s: float = 60.0) -> None:

@@ -22,7 +22,7 @@ from pinstream.kafka_clients import client_config, reachable_admin
 from pinstream.kafka_topics import codes_topic, ensure_topics, pins_topics
 from pinstream.local.worker_process import WorkerProcess
 from pinstream.settings import Delivery, Settings
-from tests.conftest import environment, wait_for
+from tests.conftest import wait_for
 from tests.oracle import check_codes, check_dead_letters, check_index, fold_pins
 from tests.workload import Workload
 
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
 
 def worker(role: str, number: int, settings: Settings, model: Fingerprint, folder: Path) -> WorkerProcess:
     """A light worker with a name that outlives it, as a StatefulSet's pod has."""
-    named = environment(settings)
+    named = settings.environment()
     section = "PINSTREAM_EMBED__INSTANCE_ID" if role == "embed" else "PINSTREAM_INDEX__INSTANCE_ID"
     named[section] = f"{role}-{number}-{model.short}"
     command = ["-m", "tests.light_worker", role, model.hex]

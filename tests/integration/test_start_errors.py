@@ -15,14 +15,14 @@ from pinstream.kafka_clients import client_config, reachable_admin
 from pinstream.kafka_topics import codes_topic, ensure_topics
 from pinstream.local.worker_process import WorkerProcess
 from pinstream.settings import Settings
-from tests.conftest import environment, wait_for
+from tests.conftest import wait_for
 from tests.light_worker import BITS
 
 
 def last_words(role: str, settings: Settings, model: Fingerprint, folder: Path) -> str:
     """Run a worker that must stop by itself with exit code 1; what it said last."""
     command = ["-m", "tests.light_worker", role, model.hex]
-    with WorkerProcess(command, environment(settings), folder / f"{role}.log") as worker:
+    with WorkerProcess(command, settings.environment(), folder / f"{role}.log") as worker:
         wait_for(lambda: worker.exit_code is not None, "the worker stopped")
         assert worker.exit_code == 1
         assert "Traceback" not in worker.log_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterable
@@ -141,10 +140,7 @@ class Demo:
         for role in ("embed", "index"):
             for number in range(WORKERS):
                 name = f"{role}-{number}"
-                environment = {
-                    f"PINSTREAM_{section.upper()}": json.dumps(fields)
-                    for section, fields in settings.model_dump(mode="json", exclude_unset=True).items()
-                }
+                environment = settings.environment()
                 environment[f"PINSTREAM_{role.upper()}__INSTANCE_ID"] = name
                 environment["OMP_NUM_THREADS"] = "1"
                 command = ["-m", "pinstream.cli.main", role, "--threads", "1"]
