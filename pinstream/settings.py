@@ -168,7 +168,6 @@ class IndexSettings(_Section):
     """Largest batch applied at once; the next search sees it whole."""
     search_threads: int = Field(default=2, ge=1, le=256)
     """Segments scanned at once, by all searches together. The cores that searching may have."""
-    drain_timeout_s: float = Field(default=30, gt=0)
 
 
 class HttpSettings(_Section):
