@@ -59,7 +59,7 @@ class Manifest(_Model):
     writer: Annotated[str, Field(max_length=64)]
     """Names the process run that published it."""
     created_ms: _Count
-    """Epoch milliseconds."""
+    """When the state was taken, epoch milliseconds: its age decides whether it can have missed deletes."""
     checkpoint: _Count
     """Offset in the codes topic of the first record that is not in it."""
     newest_event_time_ms: int | None
@@ -69,13 +69,17 @@ class Manifest(_Model):
     """Fresh rows, remembered deletes, dead rows of the segments."""
 
     @property
+    def files(self) -> tuple[tuple[str, FileEntry], ...]:
+        """(kind, entry) of everything that it needs, the kind being the end of the file's name."""
+        return (*(("segment", one) for one in self.segments), ("state", self.state))
+
+    @property
     def size_bytes(self) -> int:
-        return self.state.size_bytes + sum(one.size_bytes for one in self.segments)
+        return sum(entry.size_bytes for _, entry in self.files)
 
     @property
     def hashes(self) -> frozenset[str]:
-        """Of all the files that it needs."""
-        return frozenset((self.state.sha256, *(one.sha256 for one in self.segments)))
+        return frozenset(entry.sha256 for _, entry in self.files)
 
 
 def write_manifest(manifest: Manifest) -> bytes:

@@ -18,13 +18,19 @@ _GATHER_ROWS = 16_384
 """Rows copied at once for a scan of scattered rows: 4 MiB at 2048 bits."""
 
 
-def nearest_rows(code_QW: Bytes, code_NW: Bytes, fetch: int) -> tuple[npt.NDArray[np.int32], Int64s]:
-    """The `fetch` nearest rows by (distance, row), exactly, as two [Q, fetch] arrays. 1 ≤ fetch ≤ N.
+def nearest_rows(
+    code_QW: Bytes, code_NW: Bytes, fetch: int, first: int = 0, end: int | None = None
+) -> tuple[npt.NDArray[np.int32], Int64s]:
+    """The `fetch` nearest of the rows `first` … `end` − 1 by (distance, row), exactly, as two [Q, fetch] arrays.
+
+    1 ≤ fetch ≤ end − first.
 
     Ties at the last place go to the lower row: FAISS's heap orders by (distance, id) and rows come in order
     (`tests/unit/test_faiss_scan.py` holds it to that).
     """
-    distance, row = faiss.knn_hamming(code_QW, code_NW, fetch)
+    distance, row = faiss.knn_hamming(code_QW, code_NW[first:end], fetch)
+    if first:
+        row += first
     return distance, row
 
 

@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from index_sync.code_batch import Bytes, Int64s
+from index_sync.code_batch import Bools, Bytes, Int64s
 from index_sync.faiss_scan import nearest_rows
-from index_sync.segment import CodeRows, Rows
+from index_sync.segment import CodeRows, Rows, SearchFilter
 
 _LOW_BITS: Final = 2**16 - 1
 
@@ -55,5 +55,11 @@ class FreshSegment:
         rows = np.flatnonzero(wanted[self.rows.pin_id[:row_count] & _LOW_BITS])
         return rows[np.isin(self.rows.pin_id[rows], pin_id)]
 
-    def nearest(self, code_QW: Bytes, fetch: int, row_count: int) -> tuple[npt.NDArray[np.int32], Int64s]:
-        return nearest_rows(code_QW, self.rows.code_NW[:row_count], fetch)
+    def matches(self, where: SearchFilter, row_count: int) -> Bools:
+        return where.matches(self.rows.domain[:row_count], self.rows.flags[:row_count])
+
+    def match_count(self, where: SearchFilter, row_count: int) -> int:
+        return int(np.count_nonzero(self.matches(where, row_count)))
+
+    def nearest(self, code_QW: Bytes, fetch: int, first: int, end: int) -> tuple[npt.NDArray[np.int32], Int64s]:
+        return nearest_rows(code_QW, self.rows.code_NW, fetch, first, end)

@@ -9,16 +9,13 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from index_sync.root import Leaf
 from index_sync.search_protocol import (
     MAX_K,
+    MAX_TIMEOUT_MS,
     BadQueryError,
-    LeafAnswer,
     LeafCode,
-    LeafRequest,
     SearchAnswer,
     SearchRequest,
-    decode_code,
 )
 from index_sync.search_service import SearchService
 from pinstream import metrics
@@ -27,57 +24,43 @@ from pinstream.events import MAX_PIN_ID, Box, Domain, Flag
 from pinstream.settings import HttpSettings
 
 
-def add_search(app: FastAPI, service: SearchService, leaf: Leaf, settings: HttpSettings) -> None:
+def add_search(app: FastAPI, service: SearchService, settings: HttpSettings) -> None:
     """Add the search endpoints to a node's app."""
 
     @app.post("/v1/search")
-    def search(request: SearchRequest) -> SearchAnswer:
+    async def search(request: SearchRequest) -> SearchAnswer:
         """Search by exactly one of `image` (with an optional `box`), `pin_id` and `code`."""
-        return service.answer(request)
+        return await service.run(lambda deadline_s: service.answer(request, deadline_s), request.timeout_ms)
 
     @app.post("/v1/search/image")
-    def search_upload(
+    async def search_upload(
         image: Annotated[UploadFile, File(description="The encoded image.")],
         box: Annotated[str | None, Query(description="x,y,width,height as fractions of the upright image.")] = None,
         k: Annotated[int, Query(ge=1, le=MAX_K)] = 20,
         domain: Annotated[list[Domain] | None, Query()] = None,
         flag: Annotated[list[Flag] | None, Query()] = None,
+        timeout_ms: Annotated[int | None, Query(ge=1, le=MAX_TIMEOUT_MS)] = None,
+        allow_partial: Annotated[bool, Query()] = True,
     ) -> SearchAnswer:
         """The same as a form upload: `curl -F image=@photo.jpg 'http://…/v1/search/image?k=10&domain=product'`."""
-        code = service.embed(image.file.read(settings.max_body_bytes), _box(box))
-        return service.answer(SearchRequest(code=code, k=k, domains=tuple(domain or ()), flags=tuple(flag or ())))
+
+        def work(deadline_s: float) -> SearchAnswer:
+            code = service.embed(image.file.read(settings.max_body_bytes), _box(box))
+            request = SearchRequest(
+                code=code, k=k, domains=tuple(domain or ()), flags=tuple(flag or ()), allow_partial=allow_partial
+            )
+            return service.answer(request, deadline_s)
+
+        return await service.run(work, timeout_ms)
 
     @app.get("/v1/pins/{pin_id}")
-    def pin(pin_id: int) -> LeafCode:
+    async def pin(pin_id: int) -> LeafCode:
         """What the index holds of a Pin."""
         if not 1 <= pin_id <= MAX_PIN_ID:
             raise HTTPException(400, f"pin id is {pin_id}, expected 1 to {MAX_PIN_ID}")
-        held = service.root.code(pin_id)
-        if held is None:
-            raise HTTPException(404, f"pin {pin_id} is not in the index")
-        return held
+        return await service.run(lambda deadline_s: service.pin(pin_id, deadline_s), None)
 
-    _add_leaf(app, service, leaf)
     _add_limits_and_errors(app, settings)
-
-
-def _add_leaf(app: FastAPI, service: SearchService, leaf: Leaf) -> None:
-    """What other nodes ask of this one."""
-
-    @app.post("/v1/leaf/search", include_in_schema=False)
-    def leaf_search(request: LeafRequest) -> LeafAnswer:
-        if request.model != service.model:
-            raise HTTPException(409, f"query is of model {request.model[:12]}, this leaf serves {service.model[:12]}")
-        decode_code(request.code, service.bits)
-        with metrics.SEARCH_SECONDS.labels("leaf").time():
-            return leaf.search(request)
-
-    @app.get("/v1/leaf/pins/{pin_id}", include_in_schema=False)
-    def leaf_pin(pin_id: int) -> LeafCode:
-        held = leaf.code(pin_id) if 1 <= pin_id <= MAX_PIN_ID else None
-        if held is None:
-            raise HTTPException(404, f"pin {pin_id} is not on this leaf")
-        return held
 
 
 def _box(text: str | None) -> Box | None:

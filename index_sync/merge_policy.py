@@ -1,6 +1,7 @@
 """Decides which segments to merge. Pure: metadata in, a choice out.
 
 A fresh segment that is full is sealed first: it is the largest share of what a restart replays. Then a sealed segment
+that is not grouped by the shard's quantizer is rewritten: until then every search scans it whole. Then a sealed segment
 with too many dead rows is rewritten, to give its memory back and to spare searches the over-fetch. Then, if a size
 tier holds `fan_in` segments, the smallest of it become one: tiers grow by `fan_in`, so a row is copied about
 log(rows / seal_rows) times in its life and a shard has at most about `fan_in` segments a tier.
@@ -20,6 +21,8 @@ class SegmentSize:
     is_sealed: bool
     rows: int
     dead_rows: int
+    is_grouped: bool = True
+    """Its rows lie in the lists that the shard uses; or the shard uses none."""
 
     @property
     def live_rows(self) -> int:
@@ -53,6 +56,9 @@ class MergePolicy:
         full_fresh = [one for one in segments if not one.is_sealed]
         if full_fresh:
             return self._fitting(full_fresh)
+        ungrouped = [one for one in segments if not one.is_grouped]
+        if ungrouped:
+            return (min(ungrouped, key=lambda one: one.rows).segment_id,)
         half_dead = [one for one in segments if one.rows and one.dead_rows / one.rows >= self.max_dead_share]
         if half_dead:
             return (max(half_dead, key=lambda one: one.dead_rows).segment_id,)

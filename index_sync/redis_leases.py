@@ -6,18 +6,20 @@ answer is a missing shard, said so in the answer.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from index_sync.leaf import LeafStatus, ServedShard
 from pinstream import metrics
 from pinstream.codes import Fingerprint
 
@@ -25,27 +27,68 @@ log = logging.getLogger(__name__)
 
 LEASE_S: Final = 5
 RENEW_S: Final = 0.5
-MAX_LEASE_BYTES: Final = 64 * 1024
+MAX_LEASE_BYTES: Final = 512 * 1024
+"""4096 shards of ~70 bytes fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A node of this generation, where it answers and what it serves."""
+    """A node of this generation, where its leaf answers, what it serves, how fresh and how busy it is."""
 
     instance: str
-    url: str
-    partitions: tuple[int, ...]
+    address: str
+    """host:port of its gRPC server."""
+    replica: int
+    status: LeafStatus
+
+
+class _Shard(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    checkpoint: Annotated[int, Field(ge=0, lt=2**63)]
+    lag_s: Annotated[float, Field(ge=0)] | None
+
+
+class _Body(BaseModel):
+    """What is in Redis. Unknown fields are left to newer nodes."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    leaf: Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}$")]
+    """No other form: gRPC would take `unix:` and more."""
+    replica: Annotated[int, Field(ge=0, le=63)]
+    shards: Annotated[Mapping[Annotated[int, Field(ge=0, lt=4096)], _Shard], Field(max_length=4096)]
+    in_flight: Annotated[int, Field(ge=0)]
+    latency_s: Annotated[float, Field(ge=0)]
 
 
 class LeaseBook:
-    """Publishes this node's lease and reads the others', in a thread of its own. Thread-safe."""
+    """Publishes this node's lease and reads the others', in a thread of its own. Thread-safe.
 
-    def __init__(self, url: str, generation: Fingerprint, instance: str, own_url: str, timeout_s: float) -> None:
+    Args:
+        url: of Redis; empty: there is none.
+        instance: this node's name, another one for each node.
+        address: host:port of this node's leaf.
+        status: what the leaf serves, asked at each renewal.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        generation: Fingerprint,
+        instance: str,
+        *,
+        address: str,
+        replica: int,
+        status: Callable[[], LeafStatus],
+        timeout_s: float,
+    ) -> None:
         self._instance = instance
-        self._own_url = own_url
+        self._address = address
+        self._replica = replica
+        self._status = status
         self._index_key = f"pinstream:leaves:{generation.short}"
         self._lock = threading.Lock()
-        self._partitions: tuple[int, ...] = ()
         self._leases: tuple[Lease, ...] = ()
         self._up: bool | None = None
         self._redis: Redis | None = None
@@ -70,10 +113,8 @@ class LeaseBook:
         if self._thread.is_alive():
             self._thread.join()
 
-    def serve(self, partitions: set[int]) -> None:
-        """These are the shards that this node serves from now on."""
-        with self._lock:
-            self._partitions = tuple(sorted(partitions))
+    def renew(self) -> None:
+        """Other shards are served from now on: say so at once. Does not block."""
         self._changed.set()
 
     def others(self) -> tuple[Lease, ...]:
@@ -91,9 +132,7 @@ class LeaseBook:
 
     def _exchange(self) -> None:
         assert self._redis is not None
-        with self._lock:
-            partitions = self._partitions
-        lease = json.dumps({"url": self._own_url, "partitions": partitions})
+        lease = _write(self._address, self._replica, self._status())
         try:
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.set(self._key(self._instance), lease, ex=LEASE_S)
@@ -133,17 +172,21 @@ class LeaseBook:
         metrics.REDIS_UP.set(1 if up else 0)
 
 
+def _write(address: str, replica: int, status: LeafStatus) -> str:
+    shards = {p: _Shard(checkpoint=one.checkpoint, lag_s=one.lag_s) for p, one in sorted(status.shards.items())}
+    return _Body(
+        leaf=address, replica=replica, shards=shards, in_flight=status.in_flight, latency_s=status.latency_s
+    ).model_dump_json()
+
+
 def _parse(instance: str, value: bytes | None) -> Lease | None:
     """What another node wrote; anything else is no lease."""
-    if value is None or len(value) > MAX_LEASE_BYTES:
+    if value is None or not instance or len(value) > MAX_LEASE_BYTES:
         return None
     try:
-        fields = json.loads(value)
-        partitions = tuple(int(partition) for partition in fields["partitions"])
-        url = str(fields["url"])
-    except (ValueError, KeyError, TypeError):
-        log.warning("the lease of %s is not readable: ignoring it", instance)
+        body = _Body.model_validate_json(value)
+    except ValidationError as error:
+        log.warning("the lease of %s is not readable: ignoring it (%s)", instance[:100], error.errors()[0]["msg"])
         return None
-    if not url.startswith(("http://", "https://")):
-        return None
-    return Lease(instance, url, partitions)
+    shards = {p: ServedShard(one.checkpoint, one.lag_s) for p, one in body.shards.items()}
+    return Lease(instance, body.leaf, body.replica, LeafStatus(shards, body.in_flight, body.latency_s))

@@ -1,123 +1,102 @@
-"""The root of a search: ask the node's own shards and the other leaves at once, merge, and say what is missing."""
+"""The root of a search: asks every shard's leaves, merges what they answer, says what is missing."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable
 
-import httpx
-from pydantic import ValidationError
-
+from index_sync.admission import BusyError
+from index_sync.gathering import Leaves
+from index_sync.leaf import DOMAINS, LocalLeaf, flags_of
+from index_sync.leaf_messages import Hits, LeafQuery, merge_hits
+from index_sync.questions import PinQuestion, SearchQuestion
 from index_sync.redis_leases import Lease
-from index_sync.search_protocol import LeafAnswer, LeafCode, LeafRequest, SearchAnswer, merge_hits
+from index_sync.search_protocol import Hit, LeafCode, SearchAnswer
 from pinstream import metrics
-
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_JSON: Final = {"content-type": "application/json"}
-FAN_OUT_THREADS: Final = 32
+from pinstream.errors import PinstreamError
 
 
-class Leaf(Protocol):
-    """This node's own shards."""
+class BehindError(PinstreamError):
+    """A shard has not applied what the query wanted to read by the deadline: HTTP 412."""
 
-    def partitions(self) -> set[int]: ...
-    def search(self, request: LeafRequest) -> LeafAnswer: ...
-    def code(self, pin_id: int) -> LeafCode | None: ...
+
+class MissingShardsError(PinstreamError):
+    """The question can't be answered without these shards: HTTP 503."""
 
 
 class Root:
-    """Fans a search out over HTTP and merges the answers. Thread-safe.
+    """Fans questions out and merges the answers. Thread-safe; `close` it.
 
     Args:
-        leaf: the shards of this node, asked without HTTP.
+        leaf: the shards of this node, asked without a network.
         others: the other nodes' leases, as last seen.
         partitions: P: every shard that a whole answer needs.
+        max_lag_s: how much further behind than the freshest replica another may be.
     """
 
     def __init__(
-        self, leaf: Leaf, others: Callable[[], Iterable[Lease]], generation: str, partitions: int, timeout_s: float
+        self,
+        leaf: LocalLeaf,
+        others: Callable[[], tuple[Lease, ...]],
+        *,
+        model: str,
+        bits: int,
+        partitions: int,
+        max_lag_s: float,
     ) -> None:
-        self._leaf = leaf
-        self._others = others
-        self._generation = generation
+        self._leaves = Leaves(leaf, others, model, max_lag_s)
+        self._model = model
+        self._bits = bits
         self._all = frozenset(range(partitions))
-        self._timeout_s = timeout_s
-        self._client = httpx.Client(timeout=timeout_s, trust_env=False, limits=httpx.Limits(max_connections=256))
-        self._pool = ThreadPoolExecutor(FAN_OUT_THREADS, thread_name_prefix="fan-out")
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        self._leaves.close()
 
-    def search(self, request: LeafRequest, k: int) -> SearchAnswer:
-        """The k nearest of all shards that answer in time. Blocks up to the timeout."""
+    def search(self, query: LeafQuery, deadline_s: float) -> SearchAnswer:
+        """The k nearest of all shards that answer in time. Blocks up to the deadline (monotonic).
+
+        Raises:
+            BehindError: a shard has not applied the query's `min_offset` in time.
+            BusyError: no shard answered, and a leaf was too busy.
+        """
         started_s = time.monotonic()
-        plan = self._plan()
-        asked = {
-            lease.instance: self._pool.submit(self._ask, lease.url, request.model_copy(update={"partitions": parts}))
-            for lease, parts in plan
-        }
-        own = tuple(sorted(self._leaf.partitions()))
-        answers = [self._leaf.search(request.model_copy(update={"partitions": own}))] if own else []
-        for future in asked.values():
-            answer = self._wait(future, started_s)
-            if answer is not None and answer.model == self._generation:
-                answers.append(answer)
-        shards = sorted((shard for answer in answers for shard in answer.shards), key=lambda shard: shard.partition)
-        missing = tuple(sorted(self._all - {shard.partition for shard in shards}))
-        metrics.SEARCH_MISSING_SHARDS.inc(len(missing))
+        gathered = self._leaves.gather(SearchQuestion(query, self._bits), self._all, deadline_s)
+        if gathered.behind:
+            raise BehindError(
+                "; ".join(
+                    f"shard {p} has applied up to offset {applied}, wanted {query.min_offset[p]}"
+                    for p, applied in sorted(gathered.behind.items())
+                )
+            )
+        shards = sorted((one for found in gathered.found for one in found.shards), key=lambda shard: shard.partition)
+        if gathered.busy_s is not None and not shards:
+            raise BusyError("the leaves are too busy", gathered.busy_s)
+        metrics.SEARCH_MISSING_SHARDS.inc(len(gathered.missing))
         return SearchAnswer(
-            generation=self._generation,
-            hits=merge_hits(answers, k),
-            partial=bool(missing),
-            missing_shards=missing,
+            generation=self._model,
+            hits=_hits(merge_hits((found.hits for found in gathered.found), query.k)),
+            partial=bool(gathered.missing),
+            missing_shards=tuple(sorted(gathered.missing)),
             shards=tuple(shards),
             took_ms=round(1000 * (time.monotonic() - started_s), 3),
         )
 
-    def code(self, pin_id: int) -> LeafCode | None:
-        """What the index holds of a Pin, wherever its shard is; None if no reachable shard holds it."""
-        own = self._leaf.code(pin_id)
-        if own is not None:
-            return own
-        started_s = time.monotonic()
-        asked = [self._pool.submit(self._ask_code, lease.url, pin_id) for lease, _ in self._plan()]
-        found = [self._wait(future, started_s) for future in asked]
-        return next((code for code in found if code is not None), None)
+    def pin(self, pin_id: int, deadline_s: float) -> LeafCode | None:
+        """What the index holds of a Pin, wherever its shard is; None if no shard holds it. Blocks up to the deadline.
 
-    def _plan(self) -> list[tuple[Lease, tuple[int, ...]]]:
-        """Which leaf to ask for which shards; each shard once, this node's own not at all."""
-        wanted = self._all - self._leaf.partitions()
-        plan = []
-        for lease in self._others():
-            parts = wanted & set(lease.partitions)
-            if parts:
-                plan.append((lease, tuple(sorted(parts))))
-                wanted -= parts
-        return plan
+        Raises:
+            MissingShardsError: no shard that answered holds it, and not all answered.
+        """
+        gathered = self._leaves.gather(PinQuestion(self._model, pin_id), self._all, deadline_s)
+        held = next((found.held for found in gathered.found if found.held is not None), None)
+        if held is None and gathered.missing:
+            raise MissingShardsError(f"shards {', '.join(map(str, sorted(gathered.missing)))} do not answer")
+        return held
 
-    def _wait(self, future: Future[T], started_s: float) -> T | None:
-        try:
-            return future.result(timeout=max(0.0, self._timeout_s - (time.monotonic() - started_s)))
-        except (FutureTimeoutError, httpx.HTTPError, ValidationError) as error:
-            log.warning("a leaf did not answer: %s", error or type(error).__name__)
-            return None
 
-    def _ask(self, url: str, request: LeafRequest) -> LeafAnswer:
-        response = self._client.post(f"{url}/v1/leaf/search", content=request.model_dump_json(), headers=_JSON)
-        response.raise_for_status()
-        return LeafAnswer.model_validate_json(response.content)
-
-    def _ask_code(self, url: str, pin_id: int) -> LeafCode | None:
-        response = self._client.get(f"{url}/v1/leaf/pins/{pin_id}")
-        if response.status_code == httpx.codes.NOT_FOUND:
-            return None
-        response.raise_for_status()
-        return LeafCode.model_validate_json(response.content)
+def _hits(hits: Hits) -> tuple[Hit, ...]:
+    rows = zip(*(hits[name].tolist() for name in ("pin_id", "distance", "domain", "flags")), strict=True)
+    return tuple(
+        Hit(pin_id=pin_id, distance=distance, domain=DOMAINS[domain], flags=flags_of(flags))
+        for pin_id, distance, domain, flags in rows
+    )

@@ -1,4 +1,4 @@
-"""What goes over HTTP: searches and answers, for users (root) and between nodes (leaf). Pure.
+"""What goes over HTTP: searches and answers. Pure.
 
 Everything is checked and bounded here, before anything is decoded or searched.
 """
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from index_sync.calibration import MAX_PROBES, Effort
+from index_sync.segment import SearchFilter
 from pinstream.errors import PinstreamError
 from pinstream.events import DOMAIN_NUMBER, FLAG_BIT, MAX_PIN_ID, Box, Domain, Flag
 
@@ -20,6 +22,13 @@ MAX_K: Final = 1000
 MAX_IMAGE_CHARS: Final = 28 * 1024 * 1024
 """Base64 of an image of 20 MiB."""
 MAX_CODE_CHARS: Final = 1024
+MAX_TIMEOUT_MS: Final = 120_000
+
+
+Offsets = Annotated[
+    dict[Annotated[int, Field(ge=0, lt=4096)], Annotated[int, Field(ge=0, lt=2**63)]], Field(max_length=4096)
+]
+"""Partition → next offset of the codes topic."""
 
 
 class BadQueryError(PinstreamError):
@@ -36,15 +45,14 @@ class Filters(_Message):
     domains: Annotated[tuple[Domain, ...], Field(max_length=len(Domain))] = ()
     flags: Annotated[tuple[Flag, ...], Field(max_length=len(Flag))] = ()
 
-    def domain_numbers(self) -> frozenset[int] | None:
-        """None: every domain."""
-        return frozenset(DOMAIN_NUMBER[domain] for domain in self.domains) or None
-
-    def flag_bits(self) -> int:
+    def search_filter(self) -> SearchFilter | None:
+        """None: every Pin matches."""
+        if not self.domains and not self.flags:
+            return None
         bits = 0
         for flag in self.flags:
             bits |= FLAG_BIT[flag]
-        return bits
+        return SearchFilter(frozenset(DOMAIN_NUMBER[domain] for domain in self.domains) or None, bits)
 
 
 class SearchRequest(Filters):
@@ -60,6 +68,16 @@ class SearchRequest(Filters):
     k: Annotated[int, Field(ge=1, le=MAX_K)] = 20
     allow_partial: bool = True
     """False: answer 503 rather than leave a shard out."""
+    recall_target: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the true k nearest to find, on average; 1 scans every Pin. Unless given, `index.recall_target`."""
+    probes: Annotated[int, Field(ge=1, le=MAX_PROBES)] | None = None
+    """Lists to read by hand, whatever the recall."""
+    timeout_ms: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_MS)] | None = None
+    """Shards that have not answered by then are left out. At most, and unless given, the node's `http.timeout_s`."""
+    min_offset: Offsets = {}
+    """Read your writes: for these shards wait until everything before this offset of the codes topic is applied. It is
+    one more than the offset at which a code was published, or a `checkpoint` of an earlier answer. 412 if it is not
+    applied in time."""
 
     @model_validator(mode="after")
     def _one_query(self) -> SearchRequest:
@@ -70,14 +88,10 @@ class SearchRequest(Filters):
             raise ValueError("box is given without image, expected both or neither")
         return self
 
-
-class LeafRequest(Filters):
-    """A search of one node's own shards by a code of the same model."""
-
-    model: str
-    code: Annotated[str, Field(max_length=MAX_CODE_CHARS)]
-    k: Annotated[int, Field(ge=1, le=MAX_K + 1)]
-    partitions: Annotated[tuple[int, ...], Field(max_length=4096)]
+    def effort(self, recall_target: float) -> Effort | None:
+        """How much to read, with the node's own recall target where the request names none; None: everything."""
+        wanted = self.recall_target or recall_target
+        return None if wanted == 1 and self.probes is None else Effort(wanted, self.probes)
 
 
 class Hit(_Message):
@@ -102,14 +116,8 @@ class ShardState(_Message):
     """None while not known."""
 
 
-class LeafAnswer(_Message):
-    model: str
-    hits: tuple[Hit, ...]
-    shards: tuple[ShardState, ...]
-
-
 class LeafCode(_Message):
-    """What a leaf holds of one Pin."""
+    """What the index holds of one Pin."""
 
     partition: int
     code: str
@@ -156,9 +164,3 @@ def decode_image_text(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadQueryError(f"image is not base64: {error}") from error
-
-
-def merge_hits(answers: list[LeafAnswer], k: int) -> tuple[Hit, ...]:
-    """The k nearest of all, by (distance, Pin id). Each shard is in one answer only, so no Pin comes twice."""
-    hits = sorted((hit for answer in answers for hit in answer.hits), key=lambda hit: (hit.distance, hit.pin_id))
-    return tuple(hits[:k])

@@ -1,7 +1,7 @@
 """Searches several shards of this process as one. Any thread; blocks for the scan.
 
-FAISS scans for one query on one thread and releases the interpreter's lock, so the segments of all shards are shared
-out over a pool. Set OMP_NUM_THREADS=1 in the process: threads × OpenMP threads multiply.
+FAISS scans for one query on one thread and releases the interpreter's lock, so a search is cut into scans that are
+shared out over a pool and the caller. Set OMP_NUM_THREADS=1 in the process: threads × OpenMP threads multiply.
 
 Shapes: Q queries, W = bits / 8 bytes of code.
 """
@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from index_sync.calibration import Effort
 from index_sync.code_batch import Bytes
 from index_sync.segment import SearchFilter
-from index_sync.shard_view import SegmentView, ShardView
+from index_sync.shard_view import Scan, ShardView
 from index_sync.top_k import Neighbors, merge_neighbors
 
 
@@ -21,34 +22,57 @@ class Searcher:
     """Owns a pool of threads; `close` it.
 
     Args:
-        threads: how many segments are scanned at once, by all searches together. 1: the caller's thread scans.
+        threads: how many scans run at once for one search, the caller's among them.
     """
 
     def __init__(self, threads: int = 1) -> None:
         if threads < 1:
             raise ValueError(f"threads is {threads}, expected at least 1")
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search") if threads > 1 else None
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="search") if threads > 1 else None
 
     def search(
-        self, views: Sequence[ShardView], code_QW: Bytes, k: int, where: SearchFilter | None = None
+        self,
+        views: Sequence[ShardView],
+        code_QW: Bytes,
+        k: int,
+        where: SearchFilter | None = None,
+        effort: Effort | None = None,
     ) -> Neighbors:
-        """The k nearest Pins of all these shards together, exactly; padded if fewer match.
+        """The k nearest Pins of all these shards together, padded if fewer match; exactly, unless an `effort` is given.
 
         Raises:
             ValueError: `code_QW` is not uint8 [Q, W] in C order, or k < 1.
         """
         for view in views:
             view.check_query(code_QW, k)
-        segments = [one for view in views for one in view.segments if one.live_rows]
+        if not views:
+            return Neighbors.none(len(code_QW), k)
+        ways = -(-self._threads // len(views))
+        scans = [view.scans(code_QW, k, where, effort, ways) for view in views]
+        found = iter(self._run([scan for of_view in scans for scan in of_view]))
+        answers = [
+            view.complete(code_QW, k, where, effort, [next(found) for _ in of_view])
+            for view, of_view in zip(views, scans, strict=True)
+        ]
+        return answers[0] if len(answers) == 1 else merge_neighbors(answers, k)
 
-        def search_one(segment: SegmentView) -> Neighbors:
-            return segment.search(code_QW, k, where)
-
-        run = map if self._pool is None or len(segments) < 2 else self._pool.map
-        parts = list(run(search_one, segments))
-        return merge_neighbors(parts, k) if parts else Neighbors.none(len(code_QW), k)
+    def _run(self, scans: Sequence[Scan]) -> list[Neighbors]:
+        """Run every scan; results in order. The caller takes its share, so that one scan needs no other thread."""
+        if self._pool is None or len(scans) < 2:
+            return [scan() for scan in scans]
+        shares = [range(start, len(scans), self._threads) for start in range(min(self._threads, len(scans)))]
+        others = [self._pool.submit(_run_some, scans, share) for share in shares[1:]]
+        done = _run_some(scans, shares[0])
+        for other in others:
+            done |= other.result()
+        return [done[number] for number in range(len(scans))]
 
     def close(self) -> None:
         """Let running searches end. Blocks for them."""
         if self._pool is not None:
             self._pool.shutdown()
+
+
+def _run_some(scans: Sequence[Scan], share: Sequence[int]) -> dict[int, Neighbors]:
+    return {number: scans[number]() for number in share}

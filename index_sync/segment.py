@@ -147,11 +147,17 @@ class Segment(Protocol):
     def find_any(self, pin_id: Int64s, row_count: int) -> Rows:
         """All rows of these Pins among the first `row_count`, dead or alive, in any order. Any thread."""
 
-    def nearest(self, code_QW: Bytes, fetch: int, row_count: int) -> tuple[npt.NDArray[np.int32], Int64s]:
-        """The `fetch` nearest of the first `row_count` rows, dead or alive: (distance, row), both [Q, fetch].
+    def matches(self, where: SearchFilter, row_count: int) -> Bools:
+        """bool [row_count]: which rows pass the filter, dead or alive. Any thread."""
 
-        1 ≤ fetch ≤ row_count. Sorted by (distance, row), and the rows at the last distance are the first ones of
-        those at that distance. −1 where a segment's index found fewer. Any thread; releases the interpreter's lock.
+    def match_count(self, where: SearchFilter, row_count: int) -> int:
+        """How many of the first `row_count` rows pass the filter, dead or alive. Any thread."""
+
+    def nearest(self, code_QW: Bytes, fetch: int, first: int, end: int) -> tuple[npt.NDArray[np.int32], Int64s]:
+        """The `fetch` nearest of the rows `first` … `end` − 1, dead or alive: (distance, row), both [Q, fetch].
+
+        1 ≤ fetch ≤ end − first. Sorted by (distance, row), and the rows at the last distance are the first ones of
+        those at that distance. Any thread; releases the interpreter's lock.
         """
 
 

@@ -15,16 +15,23 @@ from uuid import uuid4
 
 import numpy as np
 
+from index_sync.calibration import Calibration
 from index_sync.code_batch import Bools, CodeBatch, Int64s, NewestPerPin, newest_per_pin
+from index_sync.faiss_lists import ListStack, SegmentLists
+from index_sync.faiss_quantizer import CoarseQuantizer
+from index_sync.faiss_segment import SealedSegment
 from index_sync.fresh_segment import FreshSegment
 from index_sync.graveyard import DEFAULT_CAPACITY, Graveyard
 from index_sync.merge import MergePlan, MergeResult
 from index_sync.merge_policy import MergePolicy, SegmentSize
 from index_sync.segment import ALIVE, CodeRows, Rows, Segment, Tombstones
+from index_sync.segment_view import SegmentView
 from index_sync.shard_state import ShardCapture, ShardState
-from index_sync.shard_view import SegmentView, ShardView
+from index_sync.shard_view import ShardView
 from pinstream.codes import check_bits
 
+FRESH_SEALS: Final = 8
+"""A fresh segment has room for so many times `seal_rows`: a writer faster than the sealing makes few large ones."""
 REBASE_SEQUENCE: Final = 2**32 - 2**24
 """From here on sequences start again, once no merge runs. At 1,000 applies a second that is every 50 days."""
 
@@ -67,10 +74,11 @@ class Shard:
     """Holds codes of `bits` bits. Any thread may call any method; `view` never blocks, the others take turns.
 
     Args:
-        seal_rows: rows after which a fresh segment is closed, to be sealed by the next merge.
+        seal_rows: rows from which `seal_full` closes the fresh segment, to be sealed by the next merge.
         policy: when sealed segments are merged; tiers of `seal_rows` unless given.
         graveyard_rows: deletes that are remembered against older upserts that come again.
         state: what to start from; empty unless given.
+        quantizer: the generation's, once there is one; see `use_quantizer`.
 
     Raises:
         FatalError: `bits` is not a legal code length.
@@ -85,6 +93,7 @@ class Shard:
         policy: MergePolicy | None = None,
         graveyard_rows: int = DEFAULT_CAPACITY,
         state: ShardState | None = None,
+        quantizer: CoarseQuantizer | None = None,
     ) -> None:
         check_bits(bits)
         if seal_rows < 1:
@@ -95,6 +104,10 @@ class Shard:
         self._graveyard = Graveyard(graveyard_rows)
         self._lock = threading.Lock()
         self._merging: MergePlan | None = None
+        self._quantizer = quantizer
+        self._calibration: Calibration | None = None
+        self._lists: dict[str, SegmentLists] = {}
+        self._stack: ListStack | None = None
         self._sequence = 0
         self._checkpoint = 0
         self._newest_event_time_ms: int | None = None
@@ -103,6 +116,7 @@ class Shard:
         self._fresh, self._fresh_held = self._new_fresh()
         if state is not None:
             self._load(state)
+        self._restack()
         self._view = self._take_view()
 
     def view(self) -> ShardView:
@@ -130,12 +144,40 @@ class Shard:
             self._view = self._take_view()
         return result
 
-    def seal(self) -> None:
-        """Close the fresh segment, however few its rows; the next merge seals it."""
+    def seal(self, least_rows: int = 1) -> None:
+        """Close the fresh segment if it has so many rows; the next merge seals it."""
         with self._lock:
-            if self._fresh.row_count:
+            if self._fresh.row_count >= least_rows:
                 self._close_fresh()
                 self._view = self._take_view()
+
+    def seal_full(self) -> None:
+        """Close the fresh segment if it has `seal_rows`; call it now and then."""
+        self.seal(self._seal_rows)
+
+    @property
+    def quantizer(self) -> CoarseQuantizer | None:
+        return self._quantizer
+
+    def use_quantizer(self, quantizer: CoarseQuantizer) -> None:
+        """Group rows by this quantizer's lists: sealed segments are rewritten by the next merges.
+
+        Raises:
+            ValueError: its centroids have another length than the shard's codes.
+        """
+        if quantizer.centroid_CW.shape[1] != self._code_bytes:
+            length = quantizer.centroid_CW.shape[1]
+            raise ValueError(f"centroids have {length} bytes, expected {self._code_bytes} as the codes")
+        with self._lock:
+            self._quantizer = quantizer
+            self._restack()
+            self._view = self._take_view()
+
+    def use_calibration(self, calibration: Calibration) -> None:
+        """Let searches with an effort probe lists; without one they scan all rows."""
+        with self._lock:
+            self._calibration = calibration
+            self._view = self._take_view()
 
     def plan_merge(self) -> MergePlan | None:
         """What to seal or merge now: run it in another thread, then `install` its result, or `abandon` it.
@@ -147,7 +189,11 @@ class Shard:
                 return None
             sizes = [
                 SegmentSize(
-                    held.segment.segment_id, held.segment.is_sealed, held.segment.row_count, held.tombstones.dead_rows
+                    held.segment.segment_id,
+                    held.segment.is_sealed,
+                    held.segment.row_count,
+                    held.tombstones.dead_rows,
+                    self._is_grouped(held.segment),
                 )
                 for held in self._closed
             ]
@@ -155,7 +201,7 @@ class Shard:
             if chosen is None:
                 return None
             inputs = [self._segment_view(held) for held in self._closed if held.segment.segment_id in chosen]
-            self._merging = MergePlan(tuple(inputs))
+            self._merging = MergePlan(tuple(inputs), self._quantizer)
             return self._merging
 
     def install(self, result: MergeResult) -> None:
@@ -178,6 +224,7 @@ class Shard:
                     rows = result.segment.find(np.sort(held.segment.rows.pin_id[later]))
                     merged.tombstones.kill(rows, self._sequence)
                 self._closed.insert(at, merged)
+            self._restack()
             self._view = self._take_view()
 
     def abandon(self, plan: MergePlan) -> None:
@@ -240,7 +287,7 @@ class Shard:
     def _make_room(self, count: int) -> list[tuple[FreshSegment, _Held]]:
         """New fresh segments for as many of `count` rows as do not fit into the present one."""
         missing = count - self._fresh.free_rows
-        return [self._new_fresh() for _ in range(0, missing, self._seal_rows)]
+        return [self._new_fresh() for _ in range(0, missing, FRESH_SEALS * self._seal_rows)]
 
     def _append(self, rows: CodeRows, room: list[tuple[FreshSegment, _Held]]) -> None:
         start = 0
@@ -252,8 +299,9 @@ class Shard:
             start += len(part)
 
     def _new_fresh(self) -> tuple[FreshSegment, _Held]:
-        segment = FreshSegment(uuid4().hex, self._seal_rows, self._code_bytes)
-        return segment, _Held(segment, Tombstones(self._seal_rows))
+        capacity = FRESH_SEALS * self._seal_rows
+        segment = FreshSegment(uuid4().hex, capacity, self._code_bytes)
+        return segment, _Held(segment, Tombstones(capacity))
 
     def _close_fresh(self, successor: tuple[FreshSegment, _Held] | None = None) -> None:
         self._closed.append(self._fresh_held)
@@ -285,7 +333,26 @@ class Shard:
             self._code_bytes,
             self._checkpoint,
             self._newest_event_time_ms,
+            self._stack,
+            self._calibration,
         )
+
+    def _is_grouped(self, segment: Segment) -> bool:
+        """Whether its rows lie in the lists that the shard uses, if it uses any."""
+        if self._quantizer is None:
+            return True
+        return isinstance(segment, SealedSegment) and segment.quantizer == self._quantizer.digest
+
+    def _restack(self) -> None:
+        """Stack the lists of the grouped segments; those of segments that stay are used again."""
+        grouped = {
+            held.segment.segment_id: held.segment
+            for held in self._closed
+            if isinstance(held.segment, SealedSegment) and self._quantizer and self._is_grouped(held.segment)
+        }
+        kept = {name: lists for name, lists in self._lists.items() if name in grouped}
+        self._lists = {name: kept.get(name) or SegmentLists(segment) for name, segment in grouped.items()}
+        self._stack = ListStack(self._quantizer, list(self._lists.values())) if self._quantizer and grouped else None
 
     def _load(self, state: ShardState) -> None:
         if state.fresh.code_NW.shape[1] != self._code_bytes:

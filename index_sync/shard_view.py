@@ -1,33 +1,42 @@
-"""What a search sees: one exact, immutable state of a shard. Lock-free; see `segment.py` for why.
+"""What a search sees: one immutable state of a shard. Lock-free; see `segment.py` for why.
 
-A search asks each segment for a few more neighbours than k, drops those that are dead or filtered out, and is done if
-k remain. If they don't, or if most rows are filtered out, that segment is scanned exactly over the rows that match.
-So k neighbours come back whenever k matching rows live, and ties go to the lower Pin id, however rows lie in segments.
+A search is cut into scans, which any threads may run, and whose neighbours are merged:
 
-Shapes: N rows, M visible and matching rows, Q queries, W = bits / 8 bytes of code.
+- *exact* scans of ranges of rows: all rows if the search asks for no `Effort`, else the fresh and ungrouped ones;
+- *probes* of the grouped segments' lists, as far from the query as the calibration says.
+
+A scan fetches a few more neighbours than k and drops those that are dead or filtered out. If fewer than k remain
+though more may match, the scan is repeated exactly over the rows that match. So k neighbours come back whenever k
+matching rows live; an exact search gives ties to the lower Pin id, however rows lie in segments.
+
+Shapes: N rows, M visible and matching rows, Q queries, C lists, W = bits / 8 bytes of code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from index_sync.code_batch import Bools, Bytes, Int64s
-from index_sync.faiss_scan import distances, distances_of_rows
-from index_sync.segment import CodeRows, Rows, SearchFilter, Segment
-from index_sync.top_k import PAD_DISTANCE, PAD_PIN_ID, Neighbors, best_of, merge_neighbors
+from index_sync.calibration import DEPTH, Calibration, Effort
+from index_sync.code_batch import Bytes, Int64s
+from index_sync.faiss_lists import ListStack
+from index_sync.list_probe import ListProbe, probe_lists
+from index_sync.segment import CodeRows, SearchFilter
+from index_sync.segment_view import SegmentView
+from index_sync.top_k import PAD_PIN_ID, Neighbors, merge_neighbors
 
-_FETCH_LIMIT: Final = 8192
-"""Beyond this a heap costs more than an exact scan."""
-_SPARE: Final = 32
-"""Fetched beyond the estimate, for dead rows and for ties at the k-th place."""
-_GATHER_SHARE: Final = 8
-"""Below 1/8 of the rows matching, copying their codes together is cheaper than scanning all."""
+_MIN_SCAN_ROWS: Final = 16_384
+"""A smaller range is not worth a thread of its own."""
+_FEW_MATCHES: Final = 32_768
+"""So few matching rows are scanned exactly faster than lists are probed for them."""
 _ITEMS_ROWS: Final = 16_384
+
+Scan = Callable[[], Neighbors]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,94 +52,6 @@ class PinRow:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentView:
-    """One segment at one sequence."""
-
-    segment: Segment
-    died_at: npt.NDArray[np.uint32]
-    row_count: int
-    dead_rows: int
-    sequence: int
-
-    @property
-    def live_rows(self) -> int:
-        return self.row_count - self.dead_rows
-
-    def visible(self) -> Bools:
-        """bool [N]: which rows live in this view."""
-        alive: Bools = self.died_at[: self.row_count] > self.sequence
-        return alive
-
-    def visible_rows(self) -> Rows:
-        return np.flatnonzero(self.visible())
-
-    def dead_row_numbers(self) -> npt.NDArray[np.uint32]:
-        return np.flatnonzero(~self.visible()).astype(np.uint32)
-
-    def rows_of(self, pin_id: Int64s) -> Rows:
-        """The visible rows of those of the Pins that live in this segment, in any order."""
-        rows = self.segment.find_any(pin_id, self.row_count)
-        return rows[self.died_at[rows] > self.sequence]
-
-    def search(self, code_QW: Bytes, k: int, where: SearchFilter | None) -> Neighbors:
-        """The k nearest visible rows that match, of each query, exactly."""
-        matches = None if where is None else self._matches(where)
-        matching = self.live_rows if matches is None else int(np.count_nonzero(matches))
-        if matching == 0:
-            return Neighbors.none(len(code_QW), k)
-        fetch = self._fetch_count(k, matching)
-        if fetch > _FETCH_LIMIT or matching * _GATHER_SHARE < self.row_count:
-            return self._search_exactly(code_QW, k, matches)
-        distance_QF, row_QF = self.segment.nearest(code_QW, fetch, self.row_count)
-        good = (row_QF >= 0) & (self.died_at[row_QF] > self.sequence)
-        if matches is not None:
-            good &= matches[row_QF]
-        if fetch < self.row_count:
-            # A row at the last distance may have an equal, not fetched, with a lower Pin id.
-            certain = good if self.segment.is_sealed else good & (distance_QF < distance_QF[:, -1:])
-            complete = np.count_nonzero(certain, axis=1) >= k
-        else:
-            complete = (row_QF >= 0).all(axis=1)
-        pin_id_QF = np.where(good, self.segment.rows.pin_id[row_QF], PAD_PIN_ID)
-        best = best_of(np.where(good, distance_QF, PAD_DISTANCE).astype(np.int32), pin_id_QF, k)
-        if not complete.all():
-            missed = np.flatnonzero(~complete)
-            exact = self._search_exactly(np.ascontiguousarray(code_QW[missed]), k, matches)
-            best.distance_QK[missed] = exact.distance_QK
-            best.pin_id_QK[missed] = exact.pin_id_QK
-        return best
-
-    def _matches(self, where: SearchFilter) -> Bools:
-        rows = self.segment.rows
-        return where.matches(rows.domain[: self.row_count], rows.flags[: self.row_count]) & self.visible()
-
-    def _fetch_count(self, k: int, matching: int) -> int:
-        if self.segment.is_sealed and matching == self.row_count:
-            return min(k, self.row_count)
-        return min(-(-k * self.row_count * 5 // (matching * 4)) + _SPARE, self.row_count)
-
-    def _search_exactly(self, code_QW: Bytes, k: int, matches: Bools | None) -> Neighbors:
-        """Every matching row's distance, one query after the other: memory of 4 bytes a row."""
-        rows_M = self.visible_rows() if matches is None else np.flatnonzero(matches)
-        codes = self.segment.rows.code_NW[: self.row_count]
-        pin_id_M = self.segment.rows.pin_id[rows_M]
-        found = Neighbors.none(len(code_QW), k)
-        for query, code_W in enumerate(code_QW):
-            if len(rows_M) * _GATHER_SHARE < self.row_count:
-                distance_M = distances_of_rows(code_W, codes, rows_M)
-            else:
-                distance_M = distances(code_W, codes)[rows_M]
-            if len(distance_M) > k:
-                worst = np.partition(distance_M, k - 1)[k - 1]
-                near = np.flatnonzero(distance_M <= worst)
-            else:
-                near = np.arange(len(distance_M))
-            best = best_of(distance_M[np.newaxis, near], pin_id_M[np.newaxis, near], k)
-            found.distance_QK[query], found.pin_id_QK[query] = best.distance_QK[0], best.pin_id_QK[0]
-        return found
-
-
-@dataclass(frozen=True, slots=True)
 class ShardView:
     """A shard as of one apply. Immutable; every method may be called by any thread, and none waits for a writer."""
 
@@ -141,6 +62,9 @@ class ShardView:
     """Offset in the codes topic of the first record that is not in this view."""
     newest_event_time_ms: int | None
     """Greatest event time applied; None before the first record."""
+    stack: ListStack | None = None
+    """The grouped ones of `segments`."""
+    calibration: Calibration | None = None
 
     @property
     def live_rows(self) -> int:
@@ -150,15 +74,71 @@ class ShardView:
     def dead_rows(self) -> int:
         return sum(one.dead_rows for one in self.segments)
 
-    def search(self, code_QW: Bytes, k: int, where: SearchFilter | None = None) -> Neighbors:
-        """The k nearest Pins of each query, exactly; padded if fewer match. Blocks for the scan.
+    @property
+    def grouped(self) -> tuple[SegmentView, ...]:
+        """The segments that are in the stack, in its order."""
+        if self.stack is None:
+            return ()
+        by_id = {one.segment.segment_id: one for one in self.segments}
+        return tuple(by_id[part.segment.segment_id] for part in self.stack.parts)
+
+    def search(
+        self, code_QW: Bytes, k: int, where: SearchFilter | None = None, effort: Effort | None = None
+    ) -> Neighbors:
+        """The k nearest Pins of each query, padded if fewer match; exactly, unless an `effort` is given.
+
+        Blocks for the scan, on this thread.
 
         Raises:
             ValueError: `code_QW` is not uint8 [Q, W] in C order, or k < 1.
         """
         self.check_query(code_QW, k)
-        parts = [one.search(code_QW, k, where) for one in self.segments if one.live_rows]
-        return merge_neighbors(parts, k) if parts else Neighbors.none(len(code_QW), k)
+        parts = [scan() for scan in self.scans(code_QW, k, where, effort, 1)]
+        return self.complete(code_QW, k, where, effort, parts)
+
+    def scans(self, code_QW: Bytes, k: int, where: SearchFilter | None, effort: Effort | None, ways: int) -> list[Scan]:
+        """The search as independent scans, shared out over `ways` threads; give their answers to `complete`."""
+        probed = self._probe(code_QW, k, where, effort, ways)
+        skipped = self.stack.segment_ids if probed and self.stack is not None else frozenset()
+        exact = [one for one in self.segments if one.live_rows and one.segment.segment_id not in skipped]
+        step = max(_MIN_SCAN_ROWS, -(-sum(one.row_count for one in exact) // ways))
+        return probed + [
+            partial(one.search, code_QW, k, where, first, min(first + step, one.row_count))
+            for one in exact
+            for first in range(0, one.row_count, step)
+        ]
+
+    def complete(
+        self, code_QW: Bytes, k: int, where: SearchFilter | None, effort: Effort | None, parts: list[Neighbors]
+    ) -> Neighbors:
+        """Merge what the scans found; a query whose lists held fewer than k of the matching Pins is scanned exactly."""
+        found = merge_neighbors(parts, k) if parts else Neighbors.none(len(code_QW), k)
+        if effort is None or self.stack is None:
+            return found
+        short = np.flatnonzero(found.pin_id_QK[:, -1] == PAD_PIN_ID)
+        if len(short):
+            exact = self.search(np.ascontiguousarray(code_QW[short]), k, where)
+            found.distance_QK[short], found.pin_id_QK[short] = exact.distance_QK, exact.pin_id_QK
+        return found
+
+    def _probe(
+        self, code_QW: Bytes, k: int, where: SearchFilter | None, effort: Effort | None, ways: int
+    ) -> list[Scan]:
+        """Scans of the lists; none if the search wants, or is better off with, exact ones."""
+        stack, calibration = self.stack, self.calibration
+        if effort is None or stack is None or calibration is None or effort.recall_target == 1:
+            return []
+        views = self.grouped
+        share = sum(one.match_share(where) * one.row_count for one in views) / stack.rows
+        depth = int(k / max(share, 1e-9))
+        if where is not None and (share * stack.rows < _FEW_MATCHES or depth > DEPTH):
+            return []
+        cell_QP = probe_lists(stack, calibration, code_QW, depth, effort)
+        probe = ListProbe(stack, views, where, share)
+        if len(code_QW) >= ways:
+            bounds = np.linspace(0, len(code_QW), ways + 1).astype(int).tolist()
+            return [partial(_some_queries, probe, code_QW, k, cell_QP, start, end) for start, end in pairwise(bounds)]
+        return [partial(probe.search, code_QW, k, np.ascontiguousarray(cell_QP[:, way::ways])) for way in range(ways)]
 
     def check_query(self, code_QW: Bytes, k: int) -> None:
         """Raises ValueError unless the query fits this shard."""
@@ -200,3 +180,12 @@ class ShardView:
             rows = one.visible_rows()
             for start in range(0, len(rows), _ITEMS_ROWS):
                 yield one.segment.rows[rows[start : start + _ITEMS_ROWS]]
+
+
+def _some_queries(probe: ListProbe, code_QW: Bytes, k: int, cell_QP: Int64s, start: int, end: int) -> Neighbors:
+    """The probe of queries `start` … `end` − 1; the others' places are padded."""
+    found = Neighbors.none(len(code_QW), k)
+    if end > start:
+        part = probe.search(code_QW[start:end], k, cell_QP[start:end])
+        found.distance_QK[start:end], found.pin_id_QK[start:end] = part.distance_QK, part.pin_id_QK
+    return found

@@ -20,18 +20,31 @@ from pinstream.errors import CorruptStateError
 
 _SEGMENT: Final = "segment"
 _STATE: Final = "state"
+_DIGEST_BYTES: Final = 32
 _COLUMNS: Final = ("pin_id", "source_offset", "event_time_ms", "domain", "flags", "code")
 _DTYPES: Final = ("<i8", "<i8", "<i8", "|u1", "<u4", "|u1")
 
 
 def write_segment(segment: SealedSegment, bits: int) -> list[memoryview]:
     """The bytes of a sealed segment's file, in pieces that point into it."""
-    return write_arrays(_SEGMENT, bits, _named(segment.rows))
+    arrays = _named(segment.rows)
+    if segment.list_end is not None and segment.quantizer is not None:
+        arrays["list_end"] = segment.list_end.astype("<i8")
+        arrays["quantizer"] = np.frombuffer(segment.quantizer, dtype=np.uint8)
+    return write_arrays(_SEGMENT, bits, arrays)
 
 
 def read_segment(content: Bytes, bits: int, segment_id: str) -> SealedSegment:
     """Raises CorruptStateError. The segment points into `content`."""
-    return SealedSegment(segment_id, _rows(read_arrays(content, _SEGMENT, bits), bits))
+    arrays = read_arrays(content, _SEGMENT, bits)
+    rows = _rows(arrays, bits)
+    if "list_end" not in arrays:
+        return SealedSegment(segment_id, rows)
+    list_end = _column(arrays, "list_end", "<i8").astype(np.int64)
+    quantizer = _column(arrays, "quantizer", "|u1")
+    if list_end.ndim != 1 or quantizer.shape != (_DIGEST_BYTES,):
+        raise CorruptStateError(f"segment {segment_id} has lists of shape {list_end.shape}: rebuild it")
+    return SealedSegment(segment_id, rows, list_end, quantizer.tobytes())
 
 
 def write_state(state: ShardState, bits: int) -> list[memoryview]:

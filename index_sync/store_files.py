@@ -7,8 +7,11 @@ blocks and may be called by any thread.
 from __future__ import annotations
 
 import hashlib
+import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -20,7 +23,7 @@ from obstore.exceptions import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from obstore.store import ObjectStore
+from obstore.store import LocalStore, ObjectStore
 
 from index_sync.checkpoint import FileEntry
 from index_sync.code_batch import Bytes
@@ -28,6 +31,8 @@ from pinstream.errors import CorruptStateError, FatalError, RetryableError
 
 _PIECE_BYTES: Final = 8 * 1024 * 1024
 """Read and written at once."""
+_HALF_PUT: Final = re.compile(r".+#\d+$")
+"""How obstore names a file on a local disk until all of it is written. It neither lists nor removes them."""
 
 
 def put_file(store: ObjectStore, folder: str, kind: str, pieces: list[memoryview]) -> FileEntry:
@@ -75,6 +80,26 @@ def delete_all(store: ObjectStore, paths: Iterable[str]) -> None:
                 obstore.delete(store, path)
             except FileNotFoundError:
                 continue
+
+
+def list_sizes(store: ObjectStore, folder: str) -> dict[str, int]:
+    """Path → size in bytes of everything under a folder."""
+    with store_errors("list snapshots"):
+        return {one["path"]: one["size"] for page in obstore.list(store, folder) for one in page}
+
+
+def delete_half_puts(store: ObjectStore, folder: str, older_than_s: float) -> int:
+    """Remove what puts that were killed left on a local disk; returns how many. Object stores have rules for that."""
+    if not isinstance(store, LocalStore) or store.prefix is None:
+        return 0
+    now_s = time.time()
+    removed = 0
+    with store_errors("remove files that were never finished"):
+        for path in Path(store.prefix, folder).glob("*#*"):
+            if _HALF_PUT.match(path.name) and now_s - path.stat().st_mtime >= older_than_s:
+                path.unlink(missing_ok=True)
+                removed += 1
+    return removed
 
 
 def file_path(folder: str, entry: FileEntry, kind: str) -> str:

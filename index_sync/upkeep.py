@@ -8,8 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from index_sync.checkpoint import ShardIdentity
+from index_sync.checkpoint import Manifest, ShardIdentity
+from index_sync.grouping import Grouping
+from index_sync.kafka_facts import delete_retention_ms
 from index_sync.shard import Shard
+from index_sync.shard_state import ShardState
+from index_sync.store_quantizer import QuantizerStore
 from index_sync.store_snapshot import Restored, SnapshotStore
 from pinstream import metrics
 from pinstream.clock import Clock
@@ -22,10 +26,12 @@ log = logging.getLogger(__name__)
 RESTORE_PATIENCE_S: Final = 30.0
 """A store that is away for longer at assignment stops the worker: it must not serve an empty shard."""
 TICK_S: Final = 0.2
+TAKE_OVER_INTERVALS: Final = 3
+"""Snapshot intervals without a newer snapshot after which a fenced writer takes over."""
 
 
 class HostedShard:
-    """One shard of this process with its snapshots. `snapshot` may be called by any thread; they take turns."""
+    """One shard of this process with its snapshots. `publish` and `snapshot` may be called by any thread, in turn."""
 
     def __init__(self, settings: Settings, identity: ShardIdentity, clock: Clock) -> None:
         """Restore the newest snapshot that is whole and young enough. Blocks.
@@ -37,55 +43,78 @@ class HostedShard:
         self._clock = clock
         store = open_store(settings.snapshot_url, settings.fetch.store_options, setting="index.snapshot_url", retries=3)
         self._store = SnapshotStore(store, identity, keep=settings.index.keep_snapshots)
-        self._saving = threading.Lock()
-        restored = _patiently(self._store.restore)
-        state = restored.state
-        if restored.manifest is not None:
-            age_ms = clock.wall_ms() - restored.manifest.created_ms
-            if age_ms > settings.topics.delete_retention_ms:
-                log.warning(
-                    "snapshot %d of %s is %.1f h old, longer than tombstones stay on the topic: it may have missed "
-                    "deletes, so the shard is rebuilt from offset 0",
-                    *(restored.manifest.number, identity.name, age_ms / 3_600_000),
-                )
-                state = type(state).empty(identity.bits // 8)
+        self._turn = threading.Lock()
+        state = trusted_state(settings, identity, _patiently(self._store.restore), clock.wall_ms())
         self.shard = Shard(identity.bits, seal_rows=settings.index.seal_rows, state=state)
         self.saved_checkpoint = state.checkpoint
         self.saved_at_s = clock.monotonic_s()
-        self.fenced = False
+        quantizers = QuantizerStore(store, identity.topic, identity.bits)
+        self._grouping = Grouping(
+            self.shard,
+            quantizers,
+            lists=settings.index.coarse_lists,
+            train_rows=settings.index.train_rows,
+            monotonic_s=clock.monotonic_s,
+        )
+        self._fence = Fence(TAKE_OVER_INTERVALS * settings.index.snapshot_interval_s)
         log.info("shard %s: %d Pins, checkpoint %d", identity.name, state.live_rows, state.checkpoint)
+
+    def publish(self) -> Manifest:
+        """Save the state and tidy up. Blocks.
+
+        Raises:
+            OwnershipLostError: another writer has published a snapshot of this shard.
+            RetryableError, FatalError: the store is away, or refuses us.
+        """
+        with self._turn:
+            manifest = self._store.save(self.shard.capture().state(), self._clock.wall_ms())
+            self.saved_checkpoint = manifest.checkpoint
+            self._store.retain()
+            return manifest
 
     def snapshot(self) -> bool:
         """Publish the state if it moved since the last snapshot; True if it is published now. Blocks.
 
         A store that is away costs a longer replay at the next start, no more: it is logged and counted.
         """
-        with self._saving:
-            if self.fenced or self.shard.checkpoint == self.saved_checkpoint:
-                return not self.fenced
-            started_s = time.monotonic()
-            try:
-                manifest = self._store.save(self.shard.capture().state(), self._clock.wall_ms())
-                self._store.retain()
-            except OwnershipLostError as error:
-                self.fenced = True
-                metrics.SNAPSHOTS.labels("fenced").inc()
-                log.warning("no more snapshots of %s from here: %s", self.identity.name, error)
-                return False
-            except (RetryableError, FatalError) as error:
-                metrics.SNAPSHOTS.labels("failed").inc()
-                log.warning("snapshot of %s failed: %s", self.identity.name, error)
-                self.saved_at_s = self._clock.monotonic_s()
-                return False
-            self.saved_checkpoint = manifest.checkpoint
-            self.saved_at_s = self._clock.monotonic_s()
-            metrics.SNAPSHOTS.labels("published").inc()
-            metrics.SNAPSHOT_SECONDS.observe(time.monotonic() - started_s)
-            metrics.SNAPSHOT_TIME.labels(str(self.identity.partition)).set(manifest.created_ms / 1000)
+        self.saved_at_s = self._clock.monotonic_s()
+        if self.shard.checkpoint == self.saved_checkpoint:
             return True
+        started_s = time.monotonic()
+        try:
+            if not self._may_publish():
+                return False
+            manifest = self.publish()
+        except OwnershipLostError as error:
+            self._fence.close(self._clock.monotonic_s())
+            metrics.SNAPSHOTS.labels("fenced").inc()
+            log.warning("no snapshots of %s from here while another writer is at it: %s", self.identity.name, error)
+            return False
+        except (RetryableError, FatalError) as error:
+            metrics.SNAPSHOTS.labels("failed").inc()
+            log.warning("snapshot of %s failed: %s", self.identity.name, error)
+            return False
+        metrics.SNAPSHOTS.labels("published").inc()
+        metrics.SNAPSHOT_SECONDS.observe(time.monotonic() - started_s)
+        metrics.SNAPSHOT_TIME.labels(str(self.identity.partition)).set(manifest.created_ms / 1000)
+        return True
+
+    def _may_publish(self) -> bool:
+        """Not fenced; or fenced by a writer that fell silent and left a snapshot that is behind this shard."""
+        if not self._fence.closed:
+            return True
+        newest = self._store.newest()
+        if newest is not None and newest.checkpoint >= self.shard.checkpoint:
+            return False
+        if not self._fence.opens(newest.number if newest else 0, self._clock.monotonic_s()):
+            return False
+        self._store.take_over()
+        log.warning("snapshots of %s go on from here: the other writer is silent", self.identity.name)
+        return True
 
     def merge_once(self) -> bool:
         """Seal or merge what the policy chooses; False if all is well. Blocks for the merge, and nobody else."""
+        self.shard.seal_full()
         plan = self.shard.plan_merge()
         if plan is None:
             return False
@@ -97,9 +126,57 @@ class HostedShard:
         self.shard.install(result)
         return True
 
+    def group(self) -> None:
+        """Find or train the quantizer, or calibrate, if that is due. Blocks for the work, and nobody else."""
+        self._grouping.step()
+
+
+class Fence:
+    """Decides when a fenced writer that still owns its shard may publish again. Pure; not thread-safe.
+
+    The other one may be a replica or a successor, which goes on publishing, or a `pinstream snapshot` command or a
+    process that died, which does not: then nobody would write any more.
+    """
+
+    def __init__(self, silence_s: float) -> None:
+        self._silence_s = silence_s
+        self._since_s = 0.0
+        self._number = 0
+        self.closed = False
+
+    def close(self, now_s: float) -> None:
+        self.closed, self._since_s, self._number = True, now_s, 0
+
+    def opens(self, newest_number: int, now_s: float) -> bool:
+        """Told the newest snapshot's number: True, and open, once that has not changed for the whole silence."""
+        if newest_number != self._number:
+            self._number, self._since_s = newest_number, now_s
+        self.closed = now_s - self._since_s < self._silence_s
+        return not self.closed
+
+
+def trusted_state(settings: Settings, identity: ShardIdentity, restored: Restored, now_ms: int) -> ShardState:
+    """The restored state, or an empty one if the snapshot is older than tombstones stay on the topic. Blocks."""
+    if restored.manifest is None:
+        return restored.state
+    age_ms = now_ms - restored.manifest.created_ms
+    try:
+        retention_ms = delete_retention_ms(settings, identity.topic)
+    except RetryableError as error:
+        retention_ms = settings.topics.delete_retention_ms
+        log.warning("%s; taking topics.delete_retention_ms, %d, for that of the topic", error, retention_ms)
+    if age_ms <= retention_ms:
+        return restored.state
+    log.warning(
+        "snapshot %d of %s is %.1f h old, and tombstones stay on the topic for %.1f h (delete.retention.ms): it may "
+        "have missed deletes, so the shard is rebuilt from offset 0",
+        *(restored.manifest.number, identity.name, age_ms / 3_600_000, retention_ms / 3_600_000),
+    )
+    return ShardState.empty(identity.bits // 8)
+
 
 class Upkeep:
-    """One thread that merges and snapshots all shards of the process in turn.
+    """Two threads: one merges, one snapshots all shards of the process in turn, so a slow store delays no merge.
 
     Args:
         shards: the shards that are hosted now.
@@ -118,28 +195,39 @@ class Upkeep:
         self._interval_s = snapshot_interval_s
         self._on_fatal = on_fatal
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
+            for name, work in (("merge", self._merge), ("snapshot", self._snapshot))
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End after the merge or snapshot under way."""
+        """End after the merge and the snapshot under way."""
         self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[HostedShard], None]) -> None:
         try:
             while not self._stop.wait(TICK_S):
                 for hosted in self._shards():
-                    while hosted.merge_once() and not self._stop.is_set():
-                        pass
-                    if self._clock.monotonic_s() - hosted.saved_at_s >= self._interval_s:
-                        hosted.snapshot()
-                    _report(hosted)
+                    work(hosted)
         except Exception as error:  # noqa: BLE001 (a thread must not die in silence: the worker stops with it)
             self._on_fatal(error)
+
+    def _merge(self, hosted: HostedShard) -> None:
+        while not self._stop.is_set() and hosted.merge_once():
+            pass
+        hosted.group()
+        _report(hosted)
+
+    def _snapshot(self, hosted: HostedShard) -> None:
+        if self._clock.monotonic_s() - hosted.saved_at_s >= self._interval_s:
+            hosted.snapshot()
 
 
 def forget_metrics(partition: int) -> None:

@@ -22,9 +22,13 @@ from consumers.kafka_lag import LagMonitor
 from consumers.kafka_source import KafkaSource
 from index_sync.checkpoint import ShardIdentity
 from index_sync.code_batch import CodeBatch, build_code_batch
+from index_sync.grpc_leaf import GrpcLeafServer
+from index_sync.http_audit import add_audit
 from index_sync.http_search import add_search
 from index_sync.leaf import LocalLeaf
+from index_sync.recall_probe import RecallProbe
 from index_sync.redis_leases import LeaseBook
+from index_sync.replica_shard import ReplicaShard
 from index_sync.root import Root
 from index_sync.search_service import QueryEncoder, SearchService
 from index_sync.searcher import Searcher
@@ -69,8 +73,10 @@ class IndexWorker:
         self._bits = bits
         self._clock: Clock = clock or SystemClock()
         self._topic = model.codes_topic
-        self.group_id = settings.index.group_id or f"pinstream-index-{model.short}"
-        instance = instance_name(settings.index.instance_id)
+        replica = settings.index.replica
+        beside = f"-r{replica}" if replica else ""
+        self.group_id = (settings.index.group_id or f"pinstream-index-{model.short}") + beside
+        instance = instance_name(settings.index.instance_id) + beside
         faiss.omp_set_num_threads(1)  # a query uses one thread; the searcher shares segments out
         ensure_topics(reachable_admin(settings), (codes_topic(settings.topics, model),), settings.topics)
 
@@ -88,18 +94,47 @@ class IndexWorker:
             lambda: list(self._hosted.values()), self._clock, settings.index.snapshot_interval_s, self._fail
         )
         self._searcher = Searcher(settings.index.search_threads)
-        self._leaf = LocalLeaf(self._searcher, model.hex, bits, self.lag.lags)
-
-        app = status_app(self._why_not_ready, self._info, "pinstream index worker")
-        self.http = HttpServer(app, settings.http)
-        self._leases = LeaseBook(redis_url(settings), model, instance, self.http.url, settings.redis.timeout_s)
+        self._probe = RecallProbe(model.short, settings.index.recall_sample_per_s, self._clock)
+        self._leaf = LocalLeaf(
+            self._searcher,
+            model.hex,
+            self.lag.lags,
+            lanes=settings.index.search_threads,
+            max_batch=settings.index.max_batch_queries,
+            max_waiting=settings.http.max_concurrent + settings.http.max_waiting,
+            probe=self._probe,
+        )
+        self._leaf_server = GrpcLeafServer(self._leaf, settings.http, model.hex, bits)
+        self._leases = LeaseBook(
+            redis_url(settings),
+            model,
+            instance,
+            address=self._leaf_server.address,
+            replica=replica,
+            status=self._leaf.status,
+            timeout_s=settings.redis.timeout_s,
+        )
         self._root = Root(
-            self._leaf, self._leases.others, model.hex, settings.topics.partitions, settings.http.timeout_s
+            self._leaf,
+            self._leases.others,
+            model=model.hex,
+            bits=bits,
+            partitions=settings.topics.partitions,
+            max_lag_s=settings.index.max_replica_lag_s,
         )
-        service = SearchService(
-            self._root, encode_query, model=model.hex, bits=bits, max_concurrent=settings.http.max_concurrent
+        self._service = SearchService(
+            self._root,
+            encode_query,
+            settings.http,
+            model=model.hex,
+            bits=bits,
+            partitions=settings.topics.partitions,
+            recall_target=settings.index.recall_target,
         )
-        add_search(app, service, self._leaf, settings.http)
+        app = status_app(self._why_not_ready, self._info, "pinstream index worker")
+        add_search(app, self._service, settings.http)
+        add_audit(app, lambda p: hosted.shard.view() if (hosted := self._hosted.get(p)) else None, model.hex)
+        self.http = HttpServer(app, settings.http)
 
     def run(self) -> None:
         """Work until stopped; then snapshot, leave the group and return.
@@ -107,7 +142,7 @@ class IndexWorker:
         Raises:
             PinstreamError: what stopped the worker; the topic holds all that was not in a snapshot.
         """
-        for part in (self.lag, self._upkeep, self._leases, self.http):
+        for part in (self.lag, self._upkeep, self._probe, self._leaf_server, self._leases, self.http):
             part.start()
         log.info(
             "index worker of model %s reads %s, search on %s, faiss %s (%s)",
@@ -160,7 +195,8 @@ class IndexWorker:
             bits=self._bits,
             model=self._model.hex,
         )
-        hosted = HostedShard(self._settings, identity, self._clock)
+        kind = ReplicaShard if self._settings.index.replica else HostedShard
+        hosted = kind(self._settings, identity, self._clock)
         checkpoint = hosted.shard.checkpoint
         if end_offset is not None and checkpoint > end_offset:
             raise FatalError(
@@ -187,7 +223,7 @@ class IndexWorker:
         self._serve()
 
     def _serve(self) -> None:
-        self._leases.serve(set(self._hosted))
+        self._leases.renew()
         metrics.ASSIGNED_PARTITIONS.set(len(self._hosted))
 
     def _run_once(self) -> None:
@@ -219,6 +255,7 @@ class IndexWorker:
             self._stop_on_another_model(hosted, batch, refused)
         with metrics.APPLY_SECONDS.time():
             result = hosted.shard.apply(batch)
+        self._leaf.applied(partition, hosted.shard.checkpoint)
         self._last_apply_s = time.monotonic()
         self._observe(partition, batch, messages)
         _count(result)
@@ -242,6 +279,7 @@ class IndexWorker:
         if offset > hosted.shard.checkpoint:
             batch, _ = build_code_batch([], self._bits, self._model, next_offset=offset)
             hosted.shard.apply(batch)
+            self._leaf.applied(hosted.identity.partition, hosted.shard.checkpoint)
         return max(offset, hosted.shard.checkpoint)
 
     def _observe(self, partition: int, batch: CodeBatch, messages: Sequence[Message]) -> None:
@@ -264,7 +302,11 @@ class IndexWorker:
         self._source.close()
         self.lag.stop()
         self.http.stop()
+        self._service.close()
+        self._leaf_server.stop()
         self._root.close()
+        self._leaf.close()
+        self._probe.stop()
         self._searcher.close()
 
     def _why_not_ready(self) -> str | None:
@@ -285,6 +327,12 @@ class IndexWorker:
             "model": self._model.hex,
             "bits": self._bits,
             "group": self.group_id,
+            "replica": self._settings.index.replica,
+            "leaf": self._leaf_server.address,
+            "leaves": {
+                lease.instance: {"replica": lease.replica, "shards": sorted(lease.status.shards)}
+                for lease in self._leases.others()
+            },
             "codes_topic": self._topic,
             "partitions": self._settings.topics.partitions,
             "shards": {p: hosted.shard.view().live_rows for p, hosted in sorted(self._hosted.items())},

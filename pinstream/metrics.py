@@ -42,7 +42,7 @@ FRESHNESS: Final = BulkHistogram(
     "stage",
     _FRESHNESS_S,
 )
-PAUSED_PARTITIONS: Final = Gauge("pinstream_paused_partitions", "Partitions paused because downstream is slow")
+PAUSED_PARTITIONS: Final = Gauge("pinstream_paused_partitions", "Partitions paused: downstream is slow, or a replay is")
 ASSIGNED_PARTITIONS: Final = Gauge("pinstream_assigned_partitions", "Partitions that this worker owns now")
 QUEUE_DEPTH: Final = Gauge("pinstream_queue_depth", "Items waiting in a bounded queue", ("queue",))
 IN_FLIGHT_RECORDS: Final = Gauge("pinstream_in_flight_records", "Records between poll and commit")
@@ -51,7 +51,7 @@ IN_FLIGHT_BYTES: Final = Gauge("pinstream_in_flight_bytes", "Bytes of records an
 # --- embed worker ---
 EMBED_RECORDS: Final = Counter(
     "pinstream_embed_records_total",
-    "Pin events done, by what became of them: embedded, cached, deleted, superseded, dead_letter",
+    "Pin events done, by what became of them: embedded, cached, deleted, superseded, left_out, dead_letter",
     ("outcome",),
 )
 DEAD_LETTERS: Final = Counter("pinstream_dead_letters_total", "Records sent to the DLQ", ("stage", "reason"))
@@ -96,4 +96,68 @@ SEARCH_SECONDS: Final = Histogram(
 SEARCHES: Final = Counter("pinstream_searches_total", "Searches answered, by HTTP status", ("status",))
 SEARCH_MISSING_SHARDS: Final = Counter(
     "pinstream_search_missing_shards_total", "Shards that a search's answer had to do without"
+)
+SEARCH_BATCH_QUERIES: Final = Histogram(
+    "pinstream_search_batch_queries", "Concurrent queries that shared one scan", buckets=(1, 2, 4, 8, 16, 32, 64, 128)
+)
+SEARCHES_IN_FLIGHT: Final = Gauge(
+    "pinstream_searches_in_flight", "Searches that this node has let in as a root: running or waiting"
+)
+LEAF_CALLS: Final = Counter(
+    "pinstream_leaf_calls_total",
+    "Requests to leaves, this node's own included: answered, failed, busy, late, refused, cancelled",
+    ("outcome",),
+)
+LEAF_HEDGES: Final = Counter(
+    "pinstream_leaf_hedges_total",
+    "Second requests for the shards of a slow leaf: sent; won (answered first); withheld (the budget was spent)",
+    ("outcome",),
+)
+
+# --- online recall: live searches that were searched again exactly ---
+RECALL_AT_K: Final = Gauge(
+    "pinstream_index_recall_at_k",
+    "Share of their k nearest Pins that checked searches returned: mean over those of the last 10 minutes",
+    ("generation",),
+)
+RECALL_BOUND: Final = Gauge(
+    "pinstream_index_recall_at_k_bound",
+    "95 % confidence bounds of pinstream_index_recall_at_k: lower, upper",
+    ("generation", "bound"),
+)
+RECALL_SAMPLES: Final = Counter(
+    "pinstream_index_recall_samples_total",
+    "Searches that were chosen to be searched again exactly: checked, dropped (one was under way), failed",
+    ("generation", "outcome"),
+)
+RECALL_CHECKED: Final = Counter(
+    "pinstream_index_recall_neighbors_checked_total", "Nearest Pins of the checked searches", ("generation",)
+)
+RECALL_MISSED: Final = Counter(
+    "pinstream_index_recall_neighbors_missed_total", "Of those, Pins that the search had left out", ("generation",)
+)
+RECALL_SECONDS: Final = Counter(
+    "pinstream_index_recall_scan_seconds_total", "Time spent on searching again exactly", ("generation",)
+)
+
+# --- rollout ---
+REGISTRY_NUMBER: Final = Gauge("pinstream_registry_number", "Number of the registry that this process goes by")
+FRONT_SEARCHES: Final = Counter(
+    "pinstream_front_searches_total",
+    "Searches that a front door answered, by application, generation and arm (none, control, treatment)",
+    ("application", "generation", "arm"),
+)
+GENERATIONS_LOADED: Final = Gauge("pinstream_front_generations", "Generations that this front door can answer from")
+
+# --- A/B tests ---
+AB_EVENTS: Final = Counter(
+    "pinstream_ab_events_total",
+    "Impressions and engagements that were published: kind is impression, save, click or long_click",
+    ("application", "arm", "kind"),
+)
+AB_EVENTS_REFUSED: Final = Counter(
+    "pinstream_ab_events_refused_total",
+    "Reported events that were not: malformed (counted by request), unknown_test, wrong_arm, wrong_model, wrong_time, "
+    "busy, kafka_away",
+    ("reason",),
 )

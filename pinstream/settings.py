@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from pinstream.errors import FatalError
+from pinstream.events import Domain, Flag
 
 CONFIG_VARIABLE: Final = "PINSTREAM_CONFIG"
 SNAPSHOTS_FOLDER: Final = "snapshots"
@@ -76,6 +77,10 @@ class RedisSettings(_Section):
 
 class TopicSettings(_Section):
     pins: str = "pins.v1"
+    engagements: str = "engagements.v1"
+    """What requesters of A/B tests saw and did."""
+    engagements_retention_ms: int = Field(default=90 * 86_400_000, ge=60_000)
+    """How long: a test that runs longer loses its beginning."""
     partitions: int = Field(default=4, ge=1, le=4096)
     """P: partitions of every topic and number of index shards. Fixed for a generation."""
     replication_factor: int = Field(default=1, ge=1, le=10)
@@ -162,12 +167,30 @@ class IndexSettings(_Section):
     """A restart replays at most about this much of the topic."""
     keep_snapshots: int = Field(default=3, ge=1, le=1000)
     """Older ones are removed: each that remains is a fallback when a newer one is damaged."""
-    seal_rows: int = Field(default=100_000, ge=64, le=10_000_000)
-    """Codes in the fresh segment before it is sealed. It is scanned exactly: half a million take ~13 ms a query."""
+    seal_rows: int = Field(default=16_384, ge=64, le=10_000_000)
+    """Codes in the fresh segment before it is sealed. It is scanned exactly: 16,384 take ~0.4 ms a query and core. A
+    writer faster than the sealing makes it up to 8 times as large."""
+    recall_target: float = Field(default=0.99, gt=0, le=1)
+    """Share of the true nearest neighbours that a search finds, on average, unless it names its own. 1 scans all."""
+    coarse_lists: int = Field(default=1024, ge=2, le=65_536)
+    """Lists of the quantizer that is trained for a new generation; about the square root of the codes of a shard.
+    Sealing costs ~25 ns × lists a code."""
+    train_rows: int = Field(default=65_536, ge=64, le=100_000_000)
+    """Codes in a shard before a quantizer is trained on them. Until then searches scan every code."""
     max_apply_records: int = Field(default=10_000, ge=1, le=1_000_000)
     """Largest batch applied at once; the next search sees it whole."""
     search_threads: int = Field(default=2, ge=1, le=256)
     """Segments scanned at once, by all searches together. The cores that searching may have."""
+    recall_sample_per_s: float = Field(default=1.0, ge=0, le=1000)
+    """Live searches that are searched again exactly, a second on average, to measure recall; fewer where that would
+    take more than 3 % of the time of searching and 0.5 % of a core. 0 measures nothing."""
+    max_batch_queries: int = Field(default=32, ge=1, le=1024)
+    """Concurrent queries that share one scan. Larger batches read memory less often and let each query wait longer."""
+    replica: int = Field(default=0, ge=0, le=63)
+    """0: this worker's shards are the ones that are snapshotted. r > 0: it serves one more copy of each shard, reads
+    the topic in the group `…-r<r>` beside the other workers of its number, and starts from replica 0's snapshots."""
+    max_replica_lag_s: float = Field(default=2.0, ge=0, le=3600)
+    """How far behind the freshest replica another one may be and still be asked as readily. Lags are a second old."""
 
 
 class HttpSettings(_Section):
@@ -178,9 +201,109 @@ class HttpSettings(_Section):
     """http://host:port under which other nodes reach this one. Empty: host and port as bound."""
     max_body_bytes: int = Field(default=20 * 1024 * 1024, ge=1024)
     timeout_s: float = Field(default=5.0, gt=0, le=120)
-    """Deadline of a search, its fan-out included."""
+    """Longest deadline of a search, its fan-out included; a query's `timeout_ms` may set an earlier one."""
     max_concurrent: int = Field(default=64, ge=1, le=10_000)
-    """Searches under way; one more is answered 429 with Retry-After."""
+    """Searches under way; more of them wait."""
+    max_waiting: int = Field(default=64, ge=0, le=10_000)
+    """Searches that wait for a place; one more is answered 429 with Retry-After."""
+    leaf_port: int = Field(default=0, ge=0, le=65535)
+    """Where other nodes ask this one over gRPC, on `host`; keep it inside your network. 0: a free one, registered."""
+
+
+class ProfileSettings(_Section):
+    """What one application searches. A request may narrow it, never widen it."""
+
+    domains: tuple[Domain, ...] = ()
+    """Pins of these domains are found; empty: of all."""
+    flags: tuple[Flag, ...] = ()
+    """Only Pins that have all of these."""
+    k: int = Field(default=20, ge=1, le=1000)
+    """Hits, unless the request asks for another number."""
+    box: Literal["required", "optional", "refused"] = "optional"
+    """Whether a query image comes with the part of it that is searched for."""
+
+
+class ProfilesSettings(_Section):
+    flashlight: ProfileSettings = ProfileSettings(domains=(Domain.PIN, Domain.PRODUCT), box="required")
+    """Part of a Pin's image → Pins like it."""
+    lens: ProfileSettings = ProfileSettings(domains=(Domain.PIN, Domain.PRODUCT))
+    """A photo → Pins like it."""
+    shop_the_look: ProfileSettings = ProfileSettings(domains=(Domain.PRODUCT,), flags=(Flag.SHOPPABLE,), box="required")
+    """Part of a scene → products to buy."""
+
+
+class GateSettings(_Section):
+    """What a new generation must show before it may be flipped to. The comparisons are with what is live now."""
+
+    queries: Path | None = None
+    """Golden queries: a folder or a JSON lines file (docs/formats.md). None: a sample of live queries only."""
+    live_queries: int = Field(default=200, ge=0, le=2000)
+    """Of the newest live queries, how many are asked again."""
+    min_queries: int = Field(default=20, ge=1, le=100_000)
+    """Fewer queries of an application judge nothing."""
+    catch_up_s: float = Field(default=60, gt=0, le=3600)
+    """How long a validation waits until the generation holds what the Pins topic held when it began."""
+    max_coverage_faults: int = Field(default=0, ge=0)
+    """Pins that are missing, stale, or in the shards and not on the Pins topic."""
+    max_dead_letter_share: float = Field(default=0.01, ge=0, le=1)
+    """Of the living Pins, those that this model could not embed."""
+    reembed_pins: int = Field(default=64, ge=1, le=10_000)
+    """Pins that are embedded again here, by the artifact, to be compared with their codes in the shards."""
+    max_reembed_share: float = Field(default=0.005, ge=0, le=1)
+    """Of their bits, those that differ: other devices and precisions round otherwise."""
+    max_dead_bit_share: float = Field(default=0.02, ge=0, le=1)
+    """Bits that are the same in nearly all codes."""
+    max_bit_imbalance: float = Field(default=0.5, ge=0, le=1)
+    """Mean over the bits: 0 if half of the codes have it, 1 if all or none."""
+    max_collision_share: float = Field(default=0.001, ge=0, le=1)
+    """Of pairs of Pins, those with the same code. Raise it if very many Pins show one image."""
+    min_effective_bits: float = Field(default=12, ge=0)
+    """As many independent bits as would tell Pins apart as these do; far fewer than the bits of a code."""
+    overlap_k: int = Field(default=10, ge=1, le=100)
+    """Hits that are compared and shown, and the k of recall@k."""
+    min_overlap: float = Field(default=0.1, ge=0, le=1)
+    """Share of the live generation's first hits that are the new one's too. Another training of the same kind keeps
+    half; raise it for a small change, lower it for another architecture."""
+    min_p_at_1: float = Field(default=0, ge=0, le=1)
+    """Share of labelled queries whose first hit is right, whatever is live."""
+    max_p_at_1_drop: float = Field(default=0.02, ge=0, le=1)
+    """How far below the live generation's it may be."""
+    max_recall_drop: float = Field(default=0.02, ge=0, le=1)
+    """The same of recall@k."""
+    max_latency_ratio: float = Field(default=1.5, ge=1, le=100)
+    """Embedding the query and searching, against the live generation: p50, and p99 too from 200 queries on."""
+    max_freshness_s: float = Field(default=2.0, gt=0)
+    """Event time → searchable, p99, of the Pins that come while the validation runs."""
+    required: tuple[str, ...] = ("model", "coverage", "golden inputs", "codes", "code health", "overlap")
+    """Gates that block the flip when they could not be judged, too; `overlap` only while something is live."""
+
+
+class RolloutSettings(_Section):
+    """Generations of models: how a swap is followed. Durable state is beside the snapshots (`index.snapshot_url`)."""
+
+    profiles: ProfilesSettings = ProfilesSettings()
+    gates: GateSettings = GateSettings()
+    sample_queries_per_s: float = Field(default=1.0, ge=0, le=1000)
+    """Live queries that a front door keeps in Redis for the next validation: their Pin ids, never their images."""
+    poll_redis_ms: float = Field(default=50, ge=5, le=5000)
+    """How often a front door looks at Redis for a newer registry, beside the announcement that it listens to."""
+    poll_store_s: float = Field(default=1.0, ge=0.05, le=60)
+    """How often a front door looks at the store itself: how late it sees a flip while Redis is away."""
+    controller_interval_s: float = Field(default=1.0, ge=0.05, le=60)
+    """How often the controller looks how far a replay is."""
+    caught_up_s: float = Field(default=2.0, gt=0, le=3600)
+    """A replay has caught up when its embed and index workers are at most this far behind in every partition."""
+    fallen_behind_s: float = Field(default=60.0, gt=0, le=86_400)
+    """A generation that waits for its flip and gets this far behind must catch up again."""
+    requester_key: str = ""
+    """Secret, the same on all front doors, under which the requesters of an A/B test are recorded. Without one, whoever
+    can list all requesters can find out who is who on the topic. Don't change it while a test runs."""
+    freshness_objective_s: float = Field(default=1.0, gt=0, le=3600)
+    """p99 of live freshness above which replays yield. Set it a little above what live traffic alone reaches."""
+    freshness_window_s: float = Field(default=10.0, ge=2, le=600)
+    """Over how long that p99 is taken, and how long a replay that has just yielded waits to see what it helped."""
+    replay_floor_per_s: float = Field(default=10.0, gt=0)
+    """Records/s, of all workers of a replay together, below which it never yields: it must end one day."""
 
 
 class Settings(BaseSettings):
@@ -195,6 +318,7 @@ class Settings(BaseSettings):
     embed: EmbedSettings = EmbedSettings()
     index: IndexSettings = IndexSettings()
     http: HttpSettings = HttpSettings()
+    rollout: RolloutSettings = RolloutSettings()
     model_path: Path | None = None
     """Folder of the model artifact. None: the one that ships with pinstream."""
     local_dir: Path = Path(".pinstream")

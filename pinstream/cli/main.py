@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from pinstream.cli import demo, local, model, produce, topics, workers
+from pinstream.cli import demo, index, local, model, produce, snapshot, topics, workers
 from pinstream.errors import PinstreamError
 
 app = typer.Typer(
@@ -19,8 +19,9 @@ app.add_typer(local.app, name="local")
 app.add_typer(topics.app, name="topics")
 app.add_typer(produce.app, name="produce")
 app.add_typer(model.app, name="model")
+app.add_typer(snapshot.app, name="snapshot")
 app.command("embed")(workers.embed)
-app.command("index")(workers.index)
+app.add_typer(index.app, name="index")
 app.command("schema")(topics.schema)
 app.command("demo")(demo.run)
 

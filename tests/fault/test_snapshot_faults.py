@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from obstore.store import ObjectStore
 
-from index_sync.checkpoint import ShardIdentity
+from index_sync.checkpoint import Manifest, ShardIdentity
 from index_sync.code_batch import CodeBatch
 from index_sync.merge_policy import MergePolicy
 from index_sync.shard import Shard
+from index_sync.shard_state import ShardState
 from index_sync.shard_view import ShardView
 from index_sync.store_snapshot import SnapshotStore
 from pinstream.errors import FatalError, OwnershipLostError, RetryableError
@@ -317,11 +318,65 @@ def test_a_put_whose_answer_was_lost_is_not_taken_for_another_writer(tmp_path: P
     shard, store = new_shard(), store_at(tmp_path)
     store.restore()
     save(store, shard)
-    store._last_number = 0  # as if the answer to our put had not arrived
-    with pytest.raises(RetryableError, match="save again"):
-        save(store, shard)
+    store._last_number = 0  # as if the answer to our put had not arrived, and obstore had put again
+    save(store, shard)
+    assert store.numbers() == [1]
+    store._last_number = 0  # as if it had not arrived at all before the next snapshot was due
+    grow(shard)
     save(store, shard)
     assert store.numbers() == [2, 1]
+    assert store_at(tmp_path).restore().state.live_rows == shard.view().live_rows
+
+
+def test_a_published_file_that_vanished_or_shrank_is_put_again(tmp_path: Path) -> None:
+    shard, store = new_shard(), store_at(tmp_path)
+    store.restore()
+    grow(shard)
+    save(store, shard)
+    for damage in (Path.unlink, truncate):
+        (segment,) = files(tmp_path, "*.segment")
+        damage(segment)
+        save(store, shard)
+        newest = store_at(tmp_path).restore().manifest
+        assert newest is not None
+        assert newest.number == store.numbers()[0]
+
+
+def test_retention_removes_what_a_killed_put_left(tmp_path: Path) -> None:
+    shard, store = new_shard(), store_at(tmp_path, grace_s=60)
+    store.restore()
+    save(store, shard)
+    (folder,) = (tmp_path / IDENTITY.topic).iterdir()
+    old, young = folder / f"{'a' * 64}.segment#1", folder / f"{'b' * 64}.segment#1"
+    for path in (old, young):
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    assert store.retain() == 1
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_snapshot_that_its_owner_removes_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader is slow, and retention takes the snapshot that it reads: it must find the newer one, not nothing."""
+    shard, store = new_shard(), store_at(tmp_path, keep=1)
+    store.restore()
+    grow(shard)
+    save(store, shard)
+    reader = store_at(tmp_path)
+    load = reader.load
+
+    def slow_load(manifest: Manifest) -> ShardState:
+        if manifest.number == 1:
+            grow(shard)
+            save(store, shard)
+            store.retain()
+        return load(manifest)
+
+    monkeypatch.setattr(reader, "load", slow_load)
+    restored = reader.restore()
+    assert restored.manifest is not None
+    assert restored.manifest.number == 2
 
 
 def test_a_store_that_is_away_is_retryable_and_sets_nothing_aside() -> None:
