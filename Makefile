@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup check test demo bench clean
+.PHONY: setup check test demo bench bench-peers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test    run all tests against a real Kafka and a real Redis"
 	@echo "make check   lint and type-check"
 	@echo "make bench   measure the claims that fit in 15 minutes"
+	@echo "make bench-peers    measure the index beside the stores that one would pick instead (an hour)"
 	@echo "make setup   only install into $(VENV)"
 
 setup: $(STAMP)
@@ -39,6 +40,14 @@ demo: setup
 
 bench: setup
 	$(BIN)/python -m bench
+
+bench-peers: setup .venv-peers/.installed
+	$(BIN)/python -m bench.peers --python .venv-peers/bin/python
+
+.venv-peers/.installed: bench/peers/requirements.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers
+	$(BIN)/uv pip install --quiet --python .venv-peers/bin/python -r bench/peers/requirements.txt
+	touch $@
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-out

@@ -7,19 +7,27 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from consumers.kafka_ends import LogEnds
 from pinstream.errors import RetryableError
 from pinstream.kafka_clients import client_config
 from pinstream.settings import Settings
 
+MAX_OFFSET: Final = 2**63 - 1
 
-def read_topic(settings: Settings, topic: str, partitions: int, timeout_s: float = 120.0) -> Iterator[Message]:
+
+def read_topic(
+    settings: Settings, topic: str, partitions: int, timeout_s: float = 120.0, since_ms: int = 0
+) -> Iterator[Message]:
     """Every committed record of the topic up to where it ends now, partition by partition in order. Blocks.
 
     Belongs to no group, commits nothing and disturbs nobody.
+
+    Args:
+        since_ms: only records whose timestamp is this or later; 0: from the beginning.
 
     Raises:
         RetryableError: the ends were not reached in `timeout_s`.
@@ -38,7 +46,9 @@ def read_topic(settings: Settings, topic: str, partitions: int, timeout_s: float
         raise RetryableError(f"{topic} answered for {len(ends)} of {partitions} partitions: is a broker away?")
     consumer = Consumer(config)
     try:
-        consumer.assign([TopicPartition(topic, partition, 0) for partition in sorted(open_partitions)])
+        starts = _starts(consumer, topic, open_partitions, since_ms)
+        open_partitions -= {start.partition for start in starts if start.offset >= ends[start.partition]}
+        consumer.assign([start for start in starts if start.partition in open_partitions])
         deadline_s = time.monotonic() + timeout_s
         while open_partitions:
             if time.monotonic() > deadline_s:
@@ -47,6 +57,18 @@ def read_topic(settings: Settings, topic: str, partitions: int, timeout_s: float
                 yield from _judge(message, ends, open_partitions)
     finally:
         consumer.close()
+
+
+def _starts(consumer: Consumer, topic: str, partitions: set[int], since_ms: int) -> list[TopicPartition]:
+    if since_ms <= 0:
+        return [TopicPartition(topic, partition, 0) for partition in sorted(partitions)]
+    asked = [TopicPartition(topic, partition, since_ms) for partition in sorted(partitions)]
+    try:
+        found = consumer.offsets_for_times(asked, timeout=10)
+    except KafkaException as error:
+        raise RetryableError(f"{topic}: the offsets of {since_ms} ms are not known: {error}") from error
+    # a partition without a newer record answers OFFSET_END, -1: nothing of it is wanted
+    return [one if one.offset >= 0 else TopicPartition(topic, one.partition, MAX_OFFSET) for one in found]
 
 
 def _judge(message: Message, ends: dict[int, int], open_partitions: set[int]) -> Iterator[Message]:

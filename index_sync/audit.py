@@ -70,7 +70,7 @@ def entries(
 
 
 class TopicFold:
-    """What is left of each Pin of one partition. ~80 bytes a Pin at most, its deletes included. Not thread-safe."""
+    """What is left of each Pin of one partition. ~250 bytes a Pin at most, deleted ones included. Not thread-safe."""
 
     def __init__(self) -> None:
         self._parts: list[Entries] = [np.empty(0, dtype=ENTRY)]

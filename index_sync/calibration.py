@@ -20,7 +20,7 @@ MAX_PROBES: Final = 65_536
 QUERIES: Final = 128
 DEPTH: Final = 1000
 """True neighbours of each query; a search for more asks for as many."""
-_DEPTHS: Final = (10, 100, DEPTH)
+_DEPTHS: Final = (10, 20, 50, 100, 200, 500, DEPTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class Calibration:
     def margin(self, k: int, recall_target: float) -> int:
         """Bits beyond the nearest centroid for recall@k of at least the target, by one standard error.
 
-        For k beyond the depth the deepest is used. Thread-safe.
+        The true neighbours are living rows; with a filter that one in n rows passes, ask for k × n. For k beyond the
+        depth the deepest is used. Thread-safe.
         """
         depth = next((depth for depth in _DEPTHS if k <= depth), DEPTH)
         key = (depth, recall_target)

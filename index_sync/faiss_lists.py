@@ -71,8 +71,11 @@ class ListStack:
         index.is_trained = True
         index.ntotal = self.rows
         self._index = index
-        self.sizes_SC = np.stack([part.sizes_C for part in self.parts])
-        """int64 [S, C]: rows of each list."""
+        sizes_C = np.sum([part.sizes_C for part in self.parts], axis=0)
+        self.size_C = np.append(sizes_C, 0)
+        """int64 [C + 1]: rows of each list, and 0 for −1, which is none."""
+        self._start = np.concatenate([part.list_start for part in self.parts])
+        """Where each stacked list begins in its segment."""
 
     def search(
         self, code_QW: Bytes, fetch: int, cell_QP: Int64s
@@ -105,10 +108,6 @@ class ListStack:
     def _rows(self, label_QF: Int64s) -> tuple[npt.NDArray[np.int32], Int64s]:
         """(list, place) pairs → segment and row."""
         key_QF = label_QF >> 32
-        segment_QF = np.where(label_QF < 0, -1, key_QF // self.quantizer.lists).astype(np.int32)
-        row_QF = np.full(label_QF.shape, -1, dtype=np.int64)
-        place_QF = label_QF & (2**32 - 1)
-        for number, part in enumerate(self.parts):
-            here = segment_QF == number
-            row_QF[here] = part.list_start[key_QF[here] % self.quantizer.lists] + place_QF[here]
+        segment_QF = (key_QF // self.quantizer.lists).astype(np.int32)
+        row_QF = np.where(key_QF < 0, -1, self._start[key_QF] + (label_QF & (2**32 - 1)))
         return segment_QF, row_QF

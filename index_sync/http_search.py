@@ -45,7 +45,7 @@ def add_search(app: FastAPI, service: SearchService, settings: HttpSettings) -> 
         """The same as a form upload: `curl -F image=@photo.jpg 'http://…/v1/search/image?k=10&domain=product'`."""
 
         def work(deadline_s: float) -> SearchAnswer:
-            code = service.embed(image.file.read(settings.max_body_bytes), _box(box))
+            code = service.embed(image.file.read(settings.max_body_bytes), parse_box(box))
             request = SearchRequest(
                 code=code, k=k, domains=tuple(domain or ()), flags=tuple(flag or ()), allow_partial=allow_partial
             )
@@ -60,10 +60,11 @@ def add_search(app: FastAPI, service: SearchService, settings: HttpSettings) -> 
             raise HTTPException(400, f"pin id is {pin_id}, expected 1 to {MAX_PIN_ID}")
         return await service.run(lambda deadline_s: service.pin(pin_id, deadline_s), None)
 
-    _add_limits_and_errors(app, settings)
+    add_limits_and_errors(app, settings)
 
 
-def _box(text: str | None) -> Box | None:
+def parse_box(text: str | None) -> Box | None:
+    """`x,y,width,height` → a box. Raises BadQueryError."""
     if text is None:
         return None
     try:
@@ -75,7 +76,8 @@ def _box(text: str | None) -> Box | None:
         raise BadQueryError(f"box is {text[:60]!r}, expected x,y,width,height as fractions") from error
 
 
-def _add_limits_and_errors(app: FastAPI, settings: HttpSettings) -> None:
+def add_limits_and_errors(app: FastAPI, settings: HttpSettings) -> None:
+    """Refuse bodies that are too large before they are read, count searches, and answer 400 to bad queries."""
     # base64 in JSON is a third larger than the image that it carries
     max_body = settings.max_body_bytes * 4 // 3 + 64 * 1024
 

@@ -53,7 +53,7 @@ def audit_shard(
 ) -> AuditReport:
     """Compare. Blocks for the reading of the whole partition: some 100,000 records a second.
 
-    Takes ~150 bytes a Pin, on this side; nothing that the shard's worker would notice.
+    Takes ~300 bytes a Pin on this side.
 
     Raises:
         RetryableError: Kafka or the shard's node went away.

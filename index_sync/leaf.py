@@ -166,7 +166,7 @@ class LocalLeaf:
         found = self._searcher.search(list(views.values()), code_QW, alike.k, alike.where, alike.effort)
         if self._probe is not None:
             k_Q, took_s = [query.k for query in queries], time.monotonic() - started_s
-            self._probe.offer(list(views.values()), code_QW, k_Q, alike.where, found, took_s)
+            self._probe.offer(list(views.values()), code_QW, k_Q, alike.where, alike.effort, found, took_s)
         pin_id_M = np.unique(found.pin_id_QK)
         domain_M, flags_M = _describe(views.values(), pin_id_M)
         at_QK = np.searchsorted(pin_id_M, found.pin_id_QK)

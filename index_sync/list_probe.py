@@ -17,7 +17,7 @@ from index_sync.code_batch import Bools, Bytes, Int64s
 from index_sync.faiss_lists import ListStack
 from index_sync.segment import SearchFilter
 from index_sync.segment_view import SegmentView, over_fetch
-from index_sync.top_k import PAD_DISTANCE, PAD_PIN_ID, Neighbors, best_of
+from index_sync.top_k import PAD_DISTANCE, PAD_PIN_ID, Candidates
 
 _NO_LIST: Final = -1
 
@@ -26,7 +26,7 @@ def probe_lists(stack: ListStack, calibration: Calibration, code_QW: Bytes, dept
     """The lists that each query reads, nearest first: int64 [Q, P], −1 where a query reads fewer.
 
     Args:
-        depth: the neighbours to find before dead and filtered ones are dropped.
+        depth: the living neighbours to find before filtered ones are dropped.
     """
     distance_QC = stack.quantizer.distances(code_QW)
     if effort.probes is not None:
@@ -51,9 +51,9 @@ class ListProbe:
     share: float
     """About how much of what is read lives and matches."""
 
-    def search(self, code_QW: Bytes, k: int, cell_QP: Int64s) -> Neighbors:
+    def search(self, code_QW: Bytes, k: int, cell_QP: Int64s) -> Candidates:
         """The k nearest living, matching rows of the lists. Fewer, padded, only if the lists hold fewer."""
-        held = int(self.stack.sizes_SC.sum(axis=0)[np.maximum(cell_QP, 0)].sum(axis=1, where=cell_QP >= 0).max())
+        held = int(self.stack.size_C[cell_QP].sum(axis=1).max())
         fetch = max(1, min(over_fetch(k, max(self.share, 1e-3)), held))
         while True:
             distance_QF, segment_QF, row_QF = self.stack.search(code_QW, fetch, cell_QP)
@@ -62,8 +62,7 @@ class ListProbe:
             if fetch >= held or not (full & (np.count_nonzero(good, axis=1) < k)).any():
                 break
             fetch = min(4 * fetch, held)
-        distance_QF = np.where(good, distance_QF, PAD_DISTANCE).astype(np.int32)
-        return best_of(distance_QF, pin_id_QF, k)
+        return Candidates(np.where(good, distance_QF, np.int32(PAD_DISTANCE)), pin_id_QF)
 
     def _living(self, segment_QF: npt.NDArray[np.int32], row_QF: Int64s) -> tuple[Bools, Int64s]:
         """Which rows live and match, and their Pin ids."""

@@ -20,6 +20,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from index_sync.calibration import Effort
 from index_sync.code_batch import Bytes
 from index_sync.faiss_scan import distances
 from index_sync.recall_monitor import RecallWindow, SampleGate, judge
@@ -54,10 +55,12 @@ class RecallProbe:
     Args:
         generation: the metrics' label.
         per_s: searches that are checked a second, on average and at most; 0: none.
+        effort: that of the searches to check, the index's own. Who asks for another one knows what it gets.
     """
 
-    def __init__(self, generation: str, per_s: float, clock: Clock | None = None) -> None:
+    def __init__(self, generation: str, per_s: float, effort: Effort | None, clock: Clock | None = None) -> None:
         self._generation = generation
+        self._effort = effort
         self._clock = clock or SystemClock()
         self._random = Random()
         self._gate = SampleGate(per_s, self._clock.monotonic_s(), self._random)
@@ -91,6 +94,7 @@ class RecallProbe:
         code_QW: Bytes,
         k_Q: Sequence[int],
         where: SearchFilter | None,
+        effort: Effort | None,
         found: Neighbors,
         took_s: float,
     ) -> None:
@@ -99,7 +103,7 @@ class RecallProbe:
         Args:
             k_Q: places that each query asked for; `found` may have more.
         """
-        if self._thread is None:
+        if self._thread is None or effort != self._effort:
             return
         with self._lock:
             if not self._gate.picks(took_s, self._clock.monotonic_s()):

@@ -40,6 +40,8 @@ class Lease:
     """host:port of its gRPC server."""
     replica: int
     status: LeafStatus
+    url: str = ""
+    """Where it answers HTTP; empty: it did not say."""
 
 
 class _Shard(BaseModel):
@@ -60,6 +62,7 @@ class _Body(BaseModel):
     shards: Annotated[Mapping[Annotated[int, Field(ge=0, lt=4096)], _Shard], Field(max_length=4096)]
     in_flight: Annotated[int, Field(ge=0)]
     latency_s: Annotated[float, Field(ge=0)]
+    url: Annotated[str, Field(pattern=r"^(https?://[!-~]{1,500})?$")] = ""
 
 
 class LeaseBook:
@@ -70,6 +73,7 @@ class LeaseBook:
         instance: this node's name, another one for each node.
         address: host:port of this node's leaf.
         status: what the leaf serves, asked at each renewal.
+        url_of_http: where this node answers HTTP, asked at each renewal; None: nowhere.
     """
 
     def __init__(
@@ -82,12 +86,14 @@ class LeaseBook:
         replica: int,
         status: Callable[[], LeafStatus],
         timeout_s: float,
+        url_of_http: Callable[[], str] | None = None,
     ) -> None:
         self._instance = instance
         self._address = address
         self._replica = replica
         self._status = status
-        self._index_key = f"pinstream:leaves:{generation.short}"
+        self._url_of_http = url_of_http or (lambda: "")
+        self._index_key = _index_key(generation)
         self._lock = threading.Lock()
         self._leases: tuple[Lease, ...] = ()
         self._up: bool | None = None
@@ -132,7 +138,7 @@ class LeaseBook:
 
     def _exchange(self) -> None:
         assert self._redis is not None
-        lease = _write(self._address, self._replica, self._status())
+        lease = _write(self._address, self._replica, self._status(), self._url_of_http())
         try:
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.set(self._key(self._instance), lease, ex=LEASE_S)
@@ -172,10 +178,33 @@ class LeaseBook:
         metrics.REDIS_UP.set(1 if up else 0)
 
 
-def _write(address: str, replica: int, status: LeafStatus) -> str:
+def read_leases(redis: Redis, generation: Fingerprint) -> tuple[Lease, ...]:
+    """The nodes of a generation, for one that is none of them. Blocks.
+
+    Raises:
+        RedisError: Redis is away.
+    """
+    key = _index_key(generation)
+    members: Any = redis.smembers(key)
+    names = sorted(name.decode("utf-8", "replace") for name in members)
+    values: Any = redis.mget([f"{key}:{name}" for name in names]) if names else []
+    found = [_parse(name, value) for name, value in zip(names, values, strict=True)]
+    return tuple(lease for lease in found if lease is not None)
+
+
+def _index_key(generation: Fingerprint) -> str:
+    return f"pinstream:leaves:{generation.short}"
+
+
+def _write(address: str, replica: int, status: LeafStatus, url: str = "") -> str:
     shards = {p: _Shard(checkpoint=one.checkpoint, lag_s=one.lag_s) for p, one in sorted(status.shards.items())}
     return _Body(
-        leaf=address, replica=replica, shards=shards, in_flight=status.in_flight, latency_s=status.latency_s
+        leaf=address,
+        replica=replica,
+        shards=shards,
+        in_flight=status.in_flight,
+        latency_s=status.latency_s,
+        url=url,
     ).model_dump_json()
 
 
@@ -189,4 +218,4 @@ def _parse(instance: str, value: bytes | None) -> Lease | None:
         log.warning("the lease of %s is not readable: ignoring it (%s)", instance[:100], error.errors()[0]["msg"])
         return None
     shards = {p: ServedShard(one.checkpoint, one.lag_s) for p, one in body.shards.items()}
-    return Lease(instance, body.leaf, body.replica, LeafStatus(shards, body.in_flight, body.latency_s))
+    return Lease(instance, body.leaf, body.replica, LeafStatus(shards, body.in_flight, body.latency_s), body.url)

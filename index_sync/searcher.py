@@ -1,7 +1,8 @@
 """Searches several shards of this process as one. Any thread; blocks for the scan.
 
 FAISS scans for one query on one thread and releases the interpreter's lock, so a search is cut into scans that are
-shared out over a pool and the caller. Set OMP_NUM_THREADS=1 in the process: threads × OpenMP threads multiply.
+shared out over a pool and the caller. Each of these threads tells OpenMP to stay on it (the setting is a thread's own):
+threads × OpenMP threads multiply.
 
 Shapes: Q queries, W = bits / 8 bytes of code.
 """
@@ -11,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import faiss
+
 from index_sync.calibration import Effort
 from index_sync.code_batch import Bytes
 from index_sync.segment import SearchFilter
 from index_sync.shard_view import Scan, ShardView
-from index_sync.top_k import Neighbors, merge_neighbors
+from index_sync.top_k import Candidates, Neighbors, merge_neighbors
 
 
 class Searcher:
@@ -57,13 +60,11 @@ class Searcher:
         ]
         return answers[0] if len(answers) == 1 else merge_neighbors(answers, k)
 
-    def _run(self, scans: Sequence[Scan]) -> list[Neighbors]:
+    def _run(self, scans: Sequence[Scan]) -> list[Candidates]:
         """Run every scan; results in order. The caller takes its share, so that one scan needs no other thread."""
-        if self._pool is None or len(scans) < 2:
-            return [scan() for scan in scans]
         shares = [range(start, len(scans), self._threads) for start in range(min(self._threads, len(scans)))]
-        others = [self._pool.submit(_run_some, scans, share) for share in shares[1:]]
-        done = _run_some(scans, shares[0])
+        others = [self._pool.submit(_run_some, scans, share) for share in shares[1:]] if self._pool else []
+        done = _run_some(scans, shares[0]) if shares else {}
         for other in others:
             done |= other.result()
         return [done[number] for number in range(len(scans))]
@@ -74,5 +75,6 @@ class Searcher:
             self._pool.shutdown()
 
 
-def _run_some(scans: Sequence[Scan], share: Sequence[int]) -> dict[int, Neighbors]:
+def _run_some(scans: Sequence[Scan], share: Sequence[int]) -> dict[int, Candidates]:
+    faiss.omp_set_num_threads(1)
     return {number: scans[number]() for number in share}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from index_sync.code_batch import Bools, Bytes, Int64s
 from index_sync.faiss_scan import distances, distances_of_rows
 from index_sync.segment import Rows, SearchFilter, Segment
-from index_sync.top_k import PAD_DISTANCE, PAD_PIN_ID, Neighbors, best_of
+from index_sync.top_k import PAD_DISTANCE, PAD_PIN_ID, Candidates, Neighbors, best_of
 
 _FETCH_LIMIT: Final = 8192
 """Beyond this a heap costs more than an exact scan."""
@@ -60,7 +60,7 @@ class SegmentView:
             return self.live_rows / max(1, self.row_count)
         return self.live_rows * self.segment.match_count(where, self.row_count) / self.row_count**2
 
-    def search(self, code_QW: Bytes, k: int, where: SearchFilter | None, first: int, end: int) -> Neighbors:
+    def search(self, code_QW: Bytes, k: int, where: SearchFilter | None, first: int, end: int) -> Candidates:
         """The k nearest visible rows among `first` … `end` − 1 that match, of each query, exactly."""
         matches = None
         matching = end - first
@@ -70,7 +70,7 @@ class SegmentView:
         elif self.dead_rows:
             matching = int(np.count_nonzero(self.visible(first, end)))
         if matching == 0:
-            return Neighbors.none(len(code_QW), k)
+            return _none(len(code_QW), k)
         rows = end - first
         fetch = min(over_fetch(k, matching / rows), rows)
         if fetch > _FETCH_LIMIT or matching * _GATHER_SHARE < rows:
@@ -84,20 +84,21 @@ class SegmentView:
             # A row at the last distance may have an equal, not fetched, with a lower Pin id.
             complete = np.count_nonzero(good & (distance_QF < distance_QF[:, -1:]), axis=1) >= k
         pin_id_QF = np.where(good, self.segment.rows.pin_id[row_QF], PAD_PIN_ID)
-        best = best_of(np.where(good, distance_QF, PAD_DISTANCE).astype(np.int32), pin_id_QF, k)
+        found = Candidates(np.where(good, distance_QF, np.int32(PAD_DISTANCE)), pin_id_QF)
         if not complete.all():
+            found = _first(found, k)
             missed = np.flatnonzero(~complete)
             exact = self._search_rows(np.ascontiguousarray(code_QW[missed]), k, matches, first, end)
-            best.distance_QK[missed] = exact.distance_QK
-            best.pin_id_QK[missed] = exact.pin_id_QK
-        return best
+            found.distance_QK[missed] = exact.distance_QK
+            found.pin_id_QK[missed] = exact.pin_id_QK
+        return found
 
-    def _search_rows(self, code_QW: Bytes, k: int, matches: Bools | None, first: int, end: int) -> Neighbors:
+    def _search_rows(self, code_QW: Bytes, k: int, matches: Bools | None, first: int, end: int) -> Candidates:
         """Every matching row's distance, one query after the other: memory of 4 bytes a row."""
         rows_M = first + np.flatnonzero(self.visible(first, end) if matches is None else matches)
         code_NW = self.segment.rows.code_NW
         pin_id_M = self.segment.rows.pin_id[rows_M]
-        found = Neighbors.none(len(code_QW), k)
+        found = _none(len(code_QW), k)
         for query, code_W in enumerate(code_QW):
             if len(rows_M) * _GATHER_SHARE < end - first:
                 distance_M = distances_of_rows(code_W, code_NW, rows_M)
@@ -110,6 +111,16 @@ class SegmentView:
             best = best_of(distance_M[np.newaxis, near], pin_id_M[np.newaxis, near], k)
             found.distance_QK[query], found.pin_id_QK[query] = best.distance_QK[0], best.pin_id_QK[0]
         return found
+
+
+def _none(queries: int, k: int) -> Candidates:
+    none = Neighbors.none(queries, k)
+    return Candidates(none.distance_QK, none.pin_id_QK)
+
+
+def _first(found: Candidates, k: int) -> Candidates:
+    best = best_of(found.distance_QK, found.pin_id_QK, k)
+    return Candidates(best.distance_QK, best.pin_id_QK)
 
 
 def over_fetch(k: int, share: float) -> int:

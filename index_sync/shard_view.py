@@ -28,7 +28,7 @@ from index_sync.faiss_lists import ListStack
 from index_sync.list_probe import ListProbe, probe_lists
 from index_sync.segment import CodeRows, SearchFilter
 from index_sync.segment_view import SegmentView
-from index_sync.top_k import PAD_PIN_ID, Neighbors, merge_neighbors
+from index_sync.top_k import PAD_DISTANCE, PAD_PIN_ID, Candidates, Neighbors, merge_neighbors
 
 _MIN_SCAN_ROWS: Final = 16_384
 """A smaller range is not worth a thread of its own."""
@@ -36,7 +36,7 @@ _FEW_MATCHES: Final = 32_768
 """So few matching rows are scanned exactly faster than lists are probed for them."""
 _ITEMS_ROWS: Final = 16_384
 
-Scan = Callable[[], Neighbors]
+Scan = Callable[[], Candidates]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class ShardView:
         ]
 
     def complete(
-        self, code_QW: Bytes, k: int, where: SearchFilter | None, effort: Effort | None, parts: list[Neighbors]
+        self, code_QW: Bytes, k: int, where: SearchFilter | None, effort: Effort | None, parts: list[Candidates]
     ) -> Neighbors:
         """Merge what the scans found; a query whose lists held fewer than k of the matching Pins is scanned exactly."""
         found = merge_neighbors(parts, k) if parts else Neighbors.none(len(code_QW), k)
@@ -129,14 +129,16 @@ class ShardView:
         if effort is None or stack is None or calibration is None or effort.recall_target == 1:
             return []
         views = self.grouped
-        share = sum(one.match_share(where) * one.row_count for one in views) / stack.rows
-        depth = int(k / max(share, 1e-9))
-        if where is not None and (share * stack.rows < _FEW_MATCHES or depth > DEPTH):
+        living = sum(one.live_rows for one in views)
+        matching = sum(one.match_share(where) * one.row_count for one in views)
+        share = matching / stack.rows
+        depth = int(k * living / max(matching, 1.0))
+        if where is not None and (matching < _FEW_MATCHES or depth > DEPTH):
             return []
         cell_QP = probe_lists(stack, calibration, code_QW, depth, effort)
         probe = ListProbe(stack, views, where, share)
         if len(code_QW) >= ways:
-            bounds = np.linspace(0, len(code_QW), ways + 1).astype(int).tolist()
+            bounds = [len(code_QW) * way // ways for way in range(ways + 1)]
             return [partial(_some_queries, probe, code_QW, k, cell_QP, start, end) for start, end in pairwise(bounds)]
         return [partial(probe.search, code_QW, k, np.ascontiguousarray(cell_QP[:, way::ways])) for way in range(ways)]
 
@@ -182,10 +184,12 @@ class ShardView:
                 yield one.segment.rows[rows[start : start + _ITEMS_ROWS]]
 
 
-def _some_queries(probe: ListProbe, code_QW: Bytes, k: int, cell_QP: Int64s, start: int, end: int) -> Neighbors:
+def _some_queries(probe: ListProbe, code_QW: Bytes, k: int, cell_QP: Int64s, start: int, end: int) -> Candidates:
     """The probe of queries `start` … `end` − 1; the others' places are padded."""
-    found = Neighbors.none(len(code_QW), k)
-    if end > start:
-        part = probe.search(code_QW[start:end], k, cell_QP[start:end])
-        found.distance_QK[start:end], found.pin_id_QK[start:end] = part.distance_QK, part.pin_id_QK
+    part = probe.search(code_QW[start:end], k, cell_QP[start:end])
+    if end - start == len(code_QW):
+        return part
+    shape = len(code_QW), part.pin_id_QK.shape[1]
+    found = Candidates(np.full(shape, PAD_DISTANCE, dtype=np.int32), np.full(shape, PAD_PIN_ID, dtype=np.int64))
+    found.distance_QK[start:end], found.pin_id_QK[start:end] = part.distance_QK, part.pin_id_QK
     return found

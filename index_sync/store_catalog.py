@@ -11,6 +11,7 @@ from obstore.store import ObjectStore
 
 from index_sync.checkpoint import Manifest, ShardIdentity
 from index_sync.store_files import file_path, list_sizes, put_file, read_file
+from index_sync.store_quantizer import QuantizerStore
 from index_sync.store_snapshot import SnapshotStore, read_manifest
 from pinstream.errors import CorruptStateError, FatalError
 
@@ -78,6 +79,18 @@ def copy_files(source: ObjectStore, folder: str, manifest: Manifest, target: Obj
             put_file(target, folder, kind, [read_file(source, folder, kind, entry).data])
             sent += entry.size_bytes
     return sent
+
+
+def copy_quantizer(source: ObjectStore, shard: ShardIdentity, target: ObjectStore) -> None:
+    """Offer the generation's quantizer to the target, where one that is there already stays. Blocks.
+
+    Raises:
+        CorruptStateError: it is damaged at the source.
+        RetryableError, FatalError: a store is away, or refuses us.
+    """
+    quantizer = QuantizerStore(source, shard.topic, shard.bits).load()
+    if quantizer is not None:
+        QuantizerStore(target, shard.topic, shard.bits).publish(quantizer)
 
 
 def snapshots_of(store: ObjectStore, shard: ShardIdentity) -> SnapshotStore:

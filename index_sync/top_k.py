@@ -33,7 +33,15 @@ class Neighbors:
         )
 
 
-def merge_neighbors(parts: Sequence[Neighbors], k: int) -> Neighbors:
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What one scan found, in any order and padded anywhere: all that can be among the k best of its rows."""
+
+    distance_QK: npt.NDArray[np.int32]
+    pin_id_QK: Int64s
+
+
+def merge_neighbors(parts: Sequence[Neighbors | Candidates], k: int) -> Neighbors:
     """The k best of at least one part, for each query. No Pin may be in two parts. Never blocks; thread-safe."""
     return best_of(
         np.concatenate([part.distance_QK for part in parts], axis=1),
@@ -47,7 +55,10 @@ def best_of(distance_QC: npt.NDArray[np.int32], pin_id_QC: Int64s, k: int) -> Ne
     queries, candidates = distance_QC.shape
     kept = min(k, candidates)
     order = np.lexsort((pin_id_QC, distance_QC), axis=-1)[:, :kept]
+    query = np.arange(queries)[:, np.newaxis]
+    if kept == k:
+        return Neighbors(distance_QC[query, order], pin_id_QC[query, order])
     best = Neighbors.none(queries, k)
-    best.distance_QK[:, :kept] = np.take_along_axis(distance_QC, order, axis=1)
-    best.pin_id_QK[:, :kept] = np.take_along_axis(pin_id_QC, order, axis=1)
+    best.distance_QK[:, :kept] = distance_QC[query, order]
+    best.pin_id_QK[:, :kept] = pin_id_QC[query, order]
     return best

@@ -254,7 +254,7 @@ def _patiently(attempt: Callable[[], Restored]) -> Restored:
             return attempt()
         except RetryableError as error:
             if time.monotonic() + wait_s > deadline_s:
-                raise FatalError(f"the snapshot store is away: {error}; check index.snapshot_url") from error
+                raise FatalError(f"{error}; tried for {RESTORE_PATIENCE_S:g} s: check index.snapshot_url") from error
             log.warning("%s; trying again", error)
             time.sleep(wait_s)
             wait_s = min(5.0, 2 * wait_s)

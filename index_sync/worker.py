@@ -20,6 +20,7 @@ from confluent_kafka import Message
 from consumers.kafka_ends import LogEnds
 from consumers.kafka_lag import LagMonitor
 from consumers.kafka_source import KafkaSource
+from index_sync.calibration import Effort
 from index_sync.checkpoint import ShardIdentity
 from index_sync.code_batch import CodeBatch, build_code_batch
 from index_sync.grpc_leaf import GrpcLeafServer
@@ -77,7 +78,6 @@ class IndexWorker:
         beside = f"-r{replica}" if replica else ""
         self.group_id = (settings.index.group_id or f"pinstream-index-{model.short}") + beside
         instance = instance_name(settings.index.instance_id) + beside
-        faiss.omp_set_num_threads(1)  # a query uses one thread; the searcher shares segments out
         ensure_topics(reachable_admin(settings), (codes_topic(settings.topics, model),), settings.topics)
 
         self._log_ends = LogEnds(settings)
@@ -94,7 +94,9 @@ class IndexWorker:
             lambda: list(self._hosted.values()), self._clock, settings.index.snapshot_interval_s, self._fail
         )
         self._searcher = Searcher(settings.index.search_threads)
-        self._probe = RecallProbe(model.short, settings.index.recall_sample_per_s, self._clock)
+        recall_target = settings.index.recall_target
+        own_effort = None if recall_target == 1 else Effort(recall_target)
+        self._probe = RecallProbe(model.short, settings.index.recall_sample_per_s, own_effort, self._clock)
         self._leaf = LocalLeaf(
             self._searcher,
             model.hex,
@@ -113,6 +115,7 @@ class IndexWorker:
             replica=replica,
             status=self._leaf.status,
             timeout_s=settings.redis.timeout_s,
+            url_of_http=lambda: self.http.url,
         )
         self._root = Root(
             self._leaf,

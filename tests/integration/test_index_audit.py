@@ -95,12 +95,15 @@ class Codes:
         stop = threading.Event()
 
         def run() -> None:
+            started_s, done = time.monotonic(), 0
             while not stop.wait(1 / 50):
-                self.upsert(self._random.integers(first, last, UPDATES_PER_S // 50 - 2))
-                for pin_id in self._random.integers(first, last, 2).tolist():
+                due = int((time.monotonic() - started_s) * UPDATES_PER_S) - done
+                self.upsert(self._random.integers(first, last, due))
+                for pin_id in self._random.integers(first, last, due // 20).tolist():
                     self.delete(pin_id)
+                done += due
 
-        thread = threading.Thread(target=run)
+        thread = threading.Thread(target=run, daemon=True)
         thread.start()
         try:
             yield
@@ -113,7 +116,7 @@ class Codes:
 @contextmanager
 def running(settings: Settings, model: Fingerprint) -> Iterator[IndexWorker]:
     worker = IndexWorker(settings, model, BITS, None)
-    thread = threading.Thread(target=worker.run)
+    thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
     try:
         yield worker
@@ -173,7 +176,7 @@ def test_planted_damage_is_found(settings: Settings, model: Fingerprint, monkeyp
     with running(settings, model) as worker:
         wait_for(lambda: pins_held(worker) == 2999, lambda: f"2999 Pins held: {worker._info()['shards']}")
         with codes.updating(1000, 3001):
-            code, reports = audit(settings, model, monkeypatch, "--url", worker.http.url, "--partition", "0")
+            code, reports = audit(settings, model, monkeypatch, "--partition", "0")
             text = CliRunner().invoke(
                 app, ["index", "audit", "--model", model.hex, "--bits", str(BITS), "--url", worker.http.url]
             )

@@ -96,7 +96,7 @@ def audit(read: list[Record], checkpoint: int, shard: Entries, pieces: int) -> t
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_shard_that_applied_its_topic_is_clean(data: st.DataObject) -> None:
     topic = data.draw(topics())
     checkpoint = data.draw(st.integers(0, len(topic)))
@@ -107,7 +107,7 @@ def test_a_shard_that_applied_its_topic_is_clean(data: st.DataObject) -> None:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_damage_is_found(data: st.DataObject) -> None:
     topic = data.draw(topics())
     assume(topic)

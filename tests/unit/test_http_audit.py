@@ -61,15 +61,15 @@ def node_of(shard: Shard) -> FastAPI:
 
 
 def test_rows_arrive_as_they_were_while_writes_go_on(serve: Serve) -> None:
-    shard = shard_of(50_000)
+    shard = shard_of(20_000)
     expected = concatenate_rows(list(shard.view().items()))
     node = serve(node_of(shard))
     assert node.shards(MODEL) == [2]
     dump = node.read(2, MODEL, BITS)
-    shard.apply(batch(list(range(1, 50_001, 2)), 60_000))
-    shard.apply(batch(list(range(1, 50_001, 3)), 120_000, delete=True))
+    shard.apply(batch(list(range(1, 20_001, 2)), 60_000))
+    shard.apply(batch(list(range(1, 20_001, 3)), 120_000, delete=True))
     rows = concatenate_rows(list(dump.parts))
-    assert (dump.rows, dump.checkpoint, len(rows)) == (50_000, 50_000, 50_000)
+    assert (dump.rows, dump.checkpoint, len(rows)) == (20_000, 20_000, 20_000)
     order, expected_order = np.argsort(rows.pin_id), np.argsort(expected.pin_id)
     for column, expected_column in zip(rows.columns, expected.columns, strict=True):
         assert np.array_equal(column[order], expected_column[expected_order])

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 import index_sync.recall_probe
+from index_sync.calibration import Effort
 from index_sync.code_batch import CodeBatch
 from index_sync.recall_probe import MAX_QUEUED, RecallProbe, exact_distances
 from index_sync.segment import SearchFilter
@@ -19,6 +20,7 @@ from index_sync.top_k import PAD_DISTANCE, Neighbors
 from tests.conftest import wait_for
 
 BITS = 256
+OWN = Effort(0.99)
 RANDOM = np.random.default_rng(5)
 
 
@@ -89,14 +91,21 @@ def metrics() -> Metrics:
 @pytest.fixture
 def probe(metrics: Metrics) -> Iterator[RecallProbe]:
     """One that checks every search for which it has room."""
-    probe = RecallProbe(metrics.generation, 1e9)
+    probe = RecallProbe(metrics.generation, 1e9, OWN)
     probe._gate._credit_s = 1.0
     probe.start()
     yield probe
     probe.stop()
 
 
-def search(shard: Shard, probe: RecallProbe, k: int = 10, where: SearchFilter | None = None, lose: int = 0) -> None:
+def search(
+    shard: Shard,
+    probe: RecallProbe,
+    k: int = 10,
+    where: SearchFilter | None = None,
+    lose: int = 0,
+    effort: Effort | None = OWN,
+) -> None:
     """A search through the probe; `lose` of the nearest are not in its answer, as an approximate one may do it."""
     code_QW = RANDOM.integers(0, 256, (4, BITS // 8), dtype=np.uint8)
     view = shard.view()
@@ -105,7 +114,7 @@ def search(shard: Shard, probe: RecallProbe, k: int = 10, where: SearchFilter | 
     if lose:
         found.distance_QK[:, -lose:] = PAD_DISTANCE
     shard.apply(batch(list(range(1, 1001)), 10_000 + view.checkpoint))  # what comes after the search is no miss
-    probe.offer([view], code_QW, [k] * 4, where, found, 0.01)
+    probe.offer([view], code_QW, [k] * 4, where, effort, found, 0.01)
 
 
 def test_an_exact_search_has_recall_1(probe: RecallProbe, metrics: Metrics) -> None:
@@ -115,6 +124,15 @@ def test_an_exact_search_has_recall_1(probe: RecallProbe, metrics: Metrics) -> N
         metrics.wait_for_one_more()
     wait_for(lambda: metrics("recall_at_k") == 1.0, "gauge")
     assert metrics("recall_neighbors_checked_total") == 20, "a search with nothing to find counts for nothing"
+    assert metrics("recall_neighbors_missed_total") == 0
+
+
+def test_who_asks_for_another_effort_is_not_counted(probe: RecallProbe, metrics: Metrics) -> None:
+    shard = sealed_and_fresh()
+    for effort in (None, Effort(0.5), Effort(0.99, probes=1)):
+        search(shard, probe, lose=10, effort=effort)
+    search(shard, probe)
+    metrics.wait_for_one_more()
     assert metrics("recall_neighbors_missed_total") == 0
 
 
@@ -138,7 +156,7 @@ def test_a_search_never_waits_and_few_views_are_kept(metrics: Metrics, monkeypat
         raise RuntimeError("planted")
 
     monkeypatch.setattr(index_sync.recall_probe, "exact_distances", slow)
-    probe = RecallProbe(metrics.generation, 1e9)
+    probe = RecallProbe(metrics.generation, 1e9, OWN)
     probe._gate._credit_s = 1.0
     probe.start()
     shard = sealed_and_fresh()
@@ -155,7 +173,7 @@ def test_a_search_never_waits_and_few_views_are_kept(metrics: Metrics, monkeypat
 
 
 def test_rate_0_has_no_thread_and_no_series(metrics: Metrics) -> None:
-    probe = RecallProbe(metrics.generation, 0)
+    probe = RecallProbe(metrics.generation, 0, OWN)
     probe.start()
     search(sealed_and_fresh(), probe)
     probe.stop()
