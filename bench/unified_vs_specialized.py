@@ -30,12 +30,7 @@ from embedder.model.world_pictures import WorldPart, check_disjoint, render_worl
 
 APPLICATIONS = ("flashlight", "lens", "shop_the_look")
 BATCH = 96
-INPUT_SIZE = 64
-WORLD = tuple(
-    WorldPart(seed=1000 + number, last=96, camera_views=6, pin_views=4, product_views=2, scenes=144)
-    for number in range(8)
-)
-"""Fewer products than the default recipe's: a short training sees each of them several times."""
+INPUT_SIZE = 80
 HELD_OUT = WorldPart(seed=7, last=240, camera_views=2, pin_views=4, product_views=2, scenes=160)
 
 
@@ -43,7 +38,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     base = load_train_config(recipe_path("default"), cache=options.cache)
-    check_disjoint(WORLD, [HELD_OUT])
+    check_disjoint(base.world, [HELD_OUT])
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(options.seeds):
         for arm, config in arms(base, options.steps, seed):
@@ -59,7 +54,7 @@ def arms(base: TrainConfig, steps: int, seed: int) -> list[tuple[str, TrainConfi
 
     def config(names: tuple[str, ...], count: int) -> TrainConfig:
         tasks = tuple(task for task in base.tasks if task.name in names)
-        changes: dict[str, Any] = {"steps": count, "seed": seed, "tasks": tasks, "world": WORLD, "held_out": ()}
+        changes: dict[str, Any] = {"steps": count, "seed": seed, "tasks": tasks, "held_out": ()}
         changes |= {"input_size": INPUT_SIZE, "early_input_size": None, "proxies_per_step": 384}
         return base.model_copy(update={**changes, "images_per_task": BATCH // len(tasks)})
 

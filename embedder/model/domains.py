@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from embedder.model.artifact import Preprocessing
+from embedder.model.augment import BOX_MARGIN
 from embedder.model.pictures import Items, Pictures, Source
 from embedder.model.preprocess import prepare
-
-_CROP_MARGIN: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +103,8 @@ def _order_within_label(labels_N: npt.NDArray[np.int32]) -> npt.NDArray[np.int64
 def _cut_box(picture: npt.NDArray[np.uint8], box: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     height, width = picture.shape[:2]
     x, y, box_width, box_height = box.tolist()
-    left = max(0, round((x - _CROP_MARGIN * box_width) * width))
-    top = max(0, round((y - _CROP_MARGIN * box_height) * height))
-    right = min(width, max(left + 1, round((x + (1 + _CROP_MARGIN) * box_width) * width)))
-    bottom = min(height, max(top + 1, round((y + (1 + _CROP_MARGIN) * box_height) * height)))
+    left = max(0, round((x - BOX_MARGIN * box_width) * width))
+    top = max(0, round((y - BOX_MARGIN * box_height) * height))
+    right = min(width, max(left + 1, round((x + (1 + BOX_MARGIN) * box_width) * width)))
+    bottom = min(height, max(top + 1, round((y + (1 + BOX_MARGIN) * box_height) * height)))
     return picture[top:bottom, left:right]

@@ -150,7 +150,7 @@ def _cars_196(root: Path, split: Split) -> list[LabelledFile]:
     """Cars196: `cars_annos.mat` and `car_ims/`; classes 1 to 98 train."""
     listing = root / "cars_annos.mat"
     _need(listing, folder=False, what="the labels of cars196")
-    from scipy.io import loadmat  # type: ignore[import-untyped]  # noqa: PLC0415  # no stubs; 0.3 s that nobody else needs
+    from scipy.io import loadmat
 
     try:
         annotations: Any = loadmat(listing, squeeze_me=True)["annotations"]

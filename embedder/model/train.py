@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from embedder.model.augment import training_image
 from embedder.model.distributed import Processes, average_gradients
 from embedder.model.export import IMAGENET_MEAN, IMAGENET_STD
+from embedder.model.localizer import box_loss
 from embedder.model.proxies import SampledHead, make_head
 from embedder.model.task_source import TaskSource
 from embedder.model.train_config import TrainConfig, input_size_at
@@ -45,6 +46,27 @@ _MAX_GRADIENT_NORM: Final = 5.0
 Validate = Callable[[UnifiedEmbedding], dict[str, float]]
 """The network → metrics; `score` decides about early stop."""
 Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A process's share of a step, task after task; N = T × b."""
+
+    images_NSS3: npt.NDArray[np.uint8]
+    labels_Tb: npt.NDArray[np.int64]
+    boxes_N4: npt.NDArray[np.float32]
+    """Where the item is in its image; NaN where nobody knows."""
+
+
+class _Located(nn.Module):
+    """What data parallelism wraps: the network with its boxes."""
+
+    def __init__(self, network: UnifiedEmbedding) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.network.embed_and_locate(x_BCHW)
 
 
 @dataclass(slots=True)
@@ -98,9 +120,9 @@ class Trainer:
         ).to(device)
         if processes.count > 1 and device.type == "cuda":
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)  # type: ignore[no-untyped-call]  # torch leaves it so
-        self._parallel: nn.Module = self.network
+        self._parallel: nn.Module = _Located(self.network)
         if processes.count > 1:
-            self._parallel = DistributedDataParallel(self.network)
+            self._parallel = DistributedDataParallel(self._parallel)
         self._optimizers = _optimizers(config, self.network, self.heads)
         self._scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self._mean_C11 = torch.tensor(IMAGENET_MEAN, device=device).view(3, 1, 1) * 255
@@ -128,42 +150,43 @@ class Trainer:
 
     def _step(
         self,
-        batch: Future[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]],
+        batch: Future[Batch],
         ahead: ThreadPoolExecutor,
         report: Report,
         started_s: float,
-    ) -> Future[tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]:
+    ) -> Future[Batch]:
         """One step on a prepared batch; returns the next one under preparation."""
         step = self.progress.step
-        images, labels = batch.result()
+        prepared = batch.result()
         following = ahead.submit(self._batch, step + 1)
-        losses = self.train_step(step, images, labels)
+        losses = self.train_step(step, prepared)
         self.progress.step = step + 1
         shown = {task.name: round(loss, 5) for task, loss in zip(self.tasks, losses, strict=True)}
-        count = self._processes.count * len(images)
+        count = self._processes.count * len(prepared.images_NSS3)
         entry = {"step": step + 1, "loss": shown, "images_per_s": round(count / (time.monotonic() - started_s), 1)}
         if (step + 1) % 20 == 0:
             self.progress.curves.append(entry)
         report(entry)
         return following
 
-    def train_step(
-        self, step: int, images_TbSS3: npt.NDArray[np.uint8], labels_Tb: npt.NDArray[np.int64]
-    ) -> list[float]:
+    def train_step(self, step: int, batch: Batch) -> list[float]:
         """Forward, backward and update; the loss of each task, averaged over all processes."""
         self._set_rates(step)
         torch.manual_seed(np.random.SeedSequence((self.config.seed, step)).generate_state(1)[0])
         self._parallel.train()
-        x_BCHW = torch.from_numpy(images_TbSS3).to(self._device).permute(0, 3, 1, 2).float()
+        x_BCHW = torch.from_numpy(batch.images_NSS3).to(self._device).permute(0, 3, 1, 2).float()
         x_BCHW = (x_BCHW - self._mean_C11) / self._std_C11
         with torch.autocast(
             self._device.type, _AUTOCAST[self.config.precision], enabled=self.config.precision != "fp32"
         ):
-            embedding_BD = self._parallel(x_BCHW)
-        losses = self._losses(step, embedding_BD, torch.from_numpy(labels_Tb).to(self._device))
+            embedding_BD, box_BL4 = self._parallel(x_BCHW)
+        losses = self._losses(step, embedding_BD, torch.from_numpy(batch.labels_Tb).to(self._device))
+        total = torch.stack(losses).sum()
+        if box_BL4 is not None:
+            total = total + box_loss(box_BL4, torch.from_numpy(batch.boxes_N4).to(self._device))
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(torch.stack(losses).sum()).backward()  # type: ignore[no-untyped-call]  # torch leaves it so
+        self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]  # torch leaves it so
         if self._processes.count > 1:
             average_gradients(self.heads, self._processes)
         self._scaler.unscale_(self._optimizers[0])
@@ -181,10 +204,11 @@ class Trainer:
             for number, (head, part_bD, labels_b) in enumerate(zip(self.heads, parts, labels_Tb, strict=True))
         ]
 
-    def _batch(self, step: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """This process's share of the step's batch: uint8 [T × b, S, S, 3] and labels [T, b]."""
+    def _batch(self, step: int) -> Batch:
+        """This process's share of the step's batch."""
         config, processes = self.config, self._processes
         images: list[npt.NDArray[np.uint8]] = []
+        boxes: list[npt.NDArray[np.float32]] = []
         labels = []
         size = input_size_at(config, step)
         rows = range(processes.rank, config.images_per_task, processes.count)
@@ -193,8 +217,10 @@ class Trainer:
             labels.append(np.array([sample.item["label"] for sample in samples], np.int64))
             for row, sample in zip(rows, samples, strict=True):
                 rng = np.random.default_rng((config.seed, step, number, 1, row))
-                images.append(training_image(sample.picture, sample.item, size, rng, flip=config.flip))
-        return np.stack(images), np.stack(labels)
+                image, box = training_image(sample.picture, sample.item, size, rng, flip=config.flip)
+                images.append(image)
+                boxes.append(box)
+        return Batch(np.stack(images), np.stack(labels), np.stack(boxes))
 
     def _set_rates(self, step: int) -> None:
         """Linear warm-up, then a cosine to zero."""

@@ -31,9 +31,17 @@ class UnifiedEmbedding(nn.Module):
             self.project = nn.Linear(self.feature_dims, bits, bias=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        features_BF = _pool(self.backbone(x_BCHW))
-        embedding_BD: Tensor = self.project(self.norm(features_BF))
+        embedding_BD: Tensor = self.embed_and_locate(x_BCHW)[0]
         return embedding_BD
+
+    def embed_and_locate(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `forward`, and the boxes [B, L, 4] of a backbone with a localizer, the last ones those it embeds."""
+        box_BL4: Tensor | None = None
+        if isinstance(self.backbone, PinNet):
+            features_BF, box_BL4 = self.backbone.embed_and_locate(x_BCHW)
+        else:
+            features_BF = _pool(self.backbone(x_BCHW))
+        return self.project(self.norm(features_BF)), box_BL4
 
     def fuse(self) -> None:
         """Fold what folds, for inference."""

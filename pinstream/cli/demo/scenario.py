@@ -19,6 +19,7 @@ from embedder.model.artifact import default_artifact_path, load_artifact
 from pinstream.cli.demo.live_table import LiveTable
 from pinstream.cli.demo.report import write_report
 from pinstream.cli.demo.searches import Score, run_searches
+from pinstream.cli.demo.untrained import untrained_p_at_1
 from pinstream.cli.demo.verify import verify
 from pinstream.cli.demo.worker_metrics import Buckets, read_workers
 from pinstream.cli.produce import paced
@@ -66,6 +67,8 @@ class DemoResult:
     """Of the steady phase, by stage."""
     scores: list[Score] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    untrained: dict[str, float] = field(default_factory=dict)
+    """Application → P@1 of an untrained network of the model's shape, among the same Pins."""
 
 
 class Demo:
@@ -119,6 +122,10 @@ class Demo:
                 table.phase("searching")
                 now_shown = self._shown(updated, deleted)
                 result.scores = run_searches(urls[-1], self._world, now_shown, plan.queries)
+                table.phase("the same searches by an untrained network")
+                result.untrained = untrained_p_at_1(
+                    self._artifact, self._world, now_shown, self._folder / "images", plan.queries
+                )
         figures = self._figures(result, verdict.living, verdict.deleted)
         for name, value in figures:
             console.print(f"  {name:<46}{value}")
@@ -189,6 +196,10 @@ class Demo:
             value = searchable.quantile(q)
             shown = "–" if value is None else f"{1000 * value:.0f} ms"
             figures.append((f"event time → searchable, {name}", shown))
-        figures += [(f"{s.application.name} P@1 ({s.application.what})", f"{s.p_at_1:.3f}") for s in result.scores]
+        for s in result.scores:
+            untrained = result.untrained[s.application.name]
+            figures.append(
+                (f"{s.application.name} P@1 ({s.application.what})", f"{s.p_at_1:.3f}, untrained {untrained:.3f}")
+            )
         figures.append(("model", f"{self._artifact.manifest.name}, {self._artifact.fingerprint.short}"))
         return figures
