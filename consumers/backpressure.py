@@ -26,21 +26,24 @@ class Flow(StrEnum):
 
 @dataclass(slots=True)
 class Backpressure:
-    """Bounds records and bytes in flight; once paused, resumes when both are at half of their bound or less."""
+    """Bounds records and bytes in flight; once paused, resumes when both are at half of their bound or less.
+
+    A flight that is `held` back by a replay's pace (`consumers.pace`) waits and pauses as a full one does.
+    """
 
     max_records: int
     max_bytes: int
     paused: bool = field(default=False, init=False)
     _full_since_s: float | None = field(default=None, init=False)
 
-    def decide(self, records: int, size_bytes: int, now_s: float) -> Flow:
+    def decide(self, records: int, size_bytes: int, now_s: float, *, held: bool = False) -> Flow:
         """What to do now, with `records` and `size_bytes` between poll and commit."""
         if self.paused:
-            if records <= self.max_records // 2 and size_bytes <= self.max_bytes // 2:
+            if not held and records <= self.max_records // 2 and size_bytes <= self.max_bytes // 2:
                 self.paused = False
                 return Flow.RESUME
             return Flow.POLL
-        if records < self.max_records and size_bytes < self.max_bytes:
+        if not held and records < self.max_records and size_bytes < self.max_bytes:
             self._full_since_s = None
             return Flow.POLL
         if self._full_since_s is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from consumers.replay_plan import ReplayPlan
 from pinstream.errors import BadRecordError
 from pinstream.events import Op, PinEvent, parse_event, parse_key
 
@@ -26,6 +28,8 @@ class Outcome(StrEnum):
     CACHED = "cached"
     DELETED = "deleted"
     SUPERSEDED = "superseded"
+    LEFT_OUT = "left_out"
+    """Not of a domain that is replayed (`consumers.replay_plan`): an older code of its Pin is deleted."""
     DEAD_LETTER = "dead_letter"
 
 
@@ -132,12 +136,24 @@ class PinWork:
         self.finish(Outcome.DEAD_LETTER)
 
 
+def leave_out(works: Iterable[PinWork], plan: ReplayPlan) -> None:
+    """Finish the upserts that the replay leaves out. In place.
+
+    Each becomes a tombstone: an older version of the Pin may have been of a domain that is replayed.
+    """
+    if not plan.domains:
+        return
+    for work in works:
+        if not work.done and work.event and plan.leaves_out(work.partition, work.offset, work.event.domain):
+            work.finish(Outcome.LEFT_OUT)
+
+
 def supersede_deleted(works: list[PinWork]) -> None:
     """Records that are deleted later in the same poll need no image: their delete is certain. In place."""
     deleted: set[int] = set()
     for work in reversed(works):
         if work.done:
-            if work.outcome is Outcome.DELETED:
+            if work.outcome in (Outcome.DELETED, Outcome.LEFT_OUT):
                 deleted.add(work.pin_id)
         elif work.pin_id in deleted:
             work.finish(Outcome.SUPERSEDED)

@@ -51,7 +51,7 @@ class PublicationPlan:
             elif work.outcome in _EFFECTS and last[work.partition, work.pin_id] is not work:
                 outcomes[Outcome.SUPERSEDED] += 1
                 continue
-            elif work.outcome is Outcome.DELETED:
+            elif work.outcome in (Outcome.DELETED, Outcome.LEFT_OUT):
                 others.append(self._tombstone(work))
             elif work.outcome is not Outcome.SUPERSEDED:
                 codes.append(work)
@@ -102,4 +102,4 @@ class PublicationPlan:
         return (self._dead_letter_topic, work.partition, work.key, work.value, headers)
 
 
-_EFFECTS = frozenset({Outcome.EMBEDDED, Outcome.CACHED, Outcome.DELETED})
+_EFFECTS = frozenset({Outcome.EMBEDDED, Outcome.CACHED, Outcome.DELETED, Outcome.LEFT_OUT})

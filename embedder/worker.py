@@ -20,10 +20,13 @@ from consumers.image_fetch import ImageFetcher
 from consumers.kafka_ends import LogEnds
 from consumers.kafka_lag import LagMonitor
 from consumers.kafka_source import KafkaSource
+from consumers.pace import Pacer
+from consumers.redis_plan import PlanFollower
+from consumers.replay_plan import ReplayPlan
 from embedder.breaker import Breaker
 from embedder.encode_stage import EncodeStage, ImageEncoder
 from embedder.fetch_stage import FetchStage
-from embedder.pin_work import ImageArray, Outcome, PinWork, supersede_deleted
+from embedder.pin_work import ImageArray, Outcome, PinWork, leave_out, supersede_deleted
 from embedder.publication import PublicationPlan
 from embedder.publish_stage import PublishStage
 from embedder.redis_code_cache import RedisCodeCache
@@ -52,6 +55,7 @@ class EmbedWorker:
 
     Args:
         image_input: encoded bytes and a crop → the encoder's input; thread-safe.
+        plan: of this model's generation, as the registry has it now; its pace is followed in Redis from then on.
 
     Raises:
         FatalError: from the constructor: Kafka is unreachable, topics are not as designed, settings are wrong.
@@ -64,6 +68,7 @@ class EmbedWorker:
         image_input: Callable[[bytes, Box | None], ImageArray],
         model: Fingerprint,
         clock: Clock | None = None,
+        plan: ReplayPlan | None = None,
     ) -> None:
         self._settings = settings
         self._clock: Clock = clock or SystemClock()
@@ -106,6 +111,8 @@ class EmbedWorker:
             on_done=lambda _work: self._publish.wake(),
             on_fatal=self._fail,
         )
+        self._plan = PlanFollower(redis_url(settings), model, plan or ReplayPlan(), settings.redis.timeout_s)
+        self._pacer = Pacer()
         self._backpressure = Backpressure(embed.max_in_flight, embed.max_in_flight_bytes)
         self._stop = threading.Event()
         self._has_room = threading.Event()
@@ -113,6 +120,8 @@ class EmbedWorker:
         self._failure: BaseException | None = None
         self._last_commit_s = time.monotonic()
         self._assigned: set[int] = set()
+        self._behind: set[int] = set()
+        """Assigned, and not yet read to the end: what a replay's pace holds back."""
         self.http = HttpServer(status_app(self._why_not_ready, self._info, "pinstream embed worker"), settings.http)
 
     def run(self) -> None:
@@ -121,7 +130,7 @@ class EmbedWorker:
         Raises:
             PinstreamError: what stopped the worker; nothing that was not committed is lost.
         """
-        for part in (self._publish, self._encode, self._fetch, self.lag, self.http):
+        for part in (self._publish, self._encode, self._fetch, self.lag, self._plan, self.http):
             part.start()
         log.info(
             "embed worker of model %s: %s → %s, status on %s",
@@ -144,17 +153,21 @@ class EmbedWorker:
         self._stop.set()
 
     def assigned(self, partitions: list[int]) -> dict[int, int]:
-        """The group gave us these partitions: start at its committed offsets."""
+        """The group gave us these partitions: start at its committed offsets, or where the replay's plan says."""
         log.info("assigned partitions %s", sorted(partitions))
         self._assigned.update(partitions)
+        self._behind.update(partitions)
         self._publish.assigned(partitions)
         self.lag.assigned(partitions)
+        metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
         try:
-            self.lag.done(self._source.committed(partitions, COMMITTED_TIMEOUT_S))
+            committed = self._source.committed(partitions, COMMITTED_TIMEOUT_S)
         except RetryableError as error:
             log.warning("lag is not known until the first commit: %s", error)
-        metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
-        return {}
+            return {}
+        starts = self._plan.plan.start_offsets(partitions, committed)
+        self.lag.done({**starts, **committed})
+        return starts
 
     def revoked(self, partitions: list[int]) -> None:
         """The group takes these partitions: what is committed stays, the rest is the next owner's."""
@@ -171,17 +184,30 @@ class EmbedWorker:
     def _run_once(self) -> None:
         self._has_room.clear()
         records, size_bytes = self._publish.in_flight()
-        if self._regulate(records, size_bytes) is Flow.WAIT:
+        paced = self._paced()
+        if self._regulate(records, size_bytes, held=paced == 0) is Flow.WAIT:
             self._has_room.wait(POLL_WAIT_S)
             return
-        room = min(MAX_POLL_RECORDS, max(1, self._backpressure.room(records)))
-        messages = self._source.poll(room, POLL_WAIT_S, self._publish.end_reached)
+        room = min(MAX_POLL_RECORDS, max(1, self._backpressure.room(records)), max(1, paced))
+        messages = self._source.poll(int(room), POLL_WAIT_S, self._end_reached)
         if messages:
+            self._pacer.took(len(messages))
             self._accept(messages)
         self.lag.heads(self._publish.heads())
 
-    def _regulate(self, records: int, size_bytes: int) -> Flow:
-        flow = self._backpressure.decide(records, size_bytes, self._clock.monotonic_s())
+    def _paced(self) -> float:
+        """How many records the replay's pace lets through now."""
+        now_s = self._clock.monotonic_s()
+        partitions = self._settings.topics.partitions
+        self._pacer.set(self._plan.plan.rate_per_s(len(self._assigned), len(self._behind), partitions), now_s)
+        return self._pacer.room(now_s)
+
+    def _end_reached(self, partition: int, offset: int) -> None:
+        self._behind.discard(partition)
+        self._publish.end_reached(partition, offset)
+
+    def _regulate(self, records: int, size_bytes: int, *, held: bool) -> Flow:
+        flow = self._backpressure.decide(records, size_bytes, self._clock.monotonic_s(), held=held)
         if flow is Flow.PAUSE:
             self._source.pause()
         elif flow is Flow.RESUME:
@@ -197,6 +223,7 @@ class EmbedWorker:
         works = [_work(message) for message in messages]
         for work in works:
             work.parse()
+        leave_out(works, self._plan.plan)
         supersede_deleted(works)
         pending = [work for work in works if not work.done]
         for work in pending:
@@ -230,6 +257,7 @@ class EmbedWorker:
 
     def _forget(self, partitions: list[int]) -> None:
         self._assigned.difference_update(partitions)
+        self._behind.difference_update(partitions)
         self.lag.revoked(partitions)
         metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
 
@@ -247,7 +275,7 @@ class EmbedWorker:
             records, _ = self._publish.in_flight()
             if records == 0:
                 return
-            self._source.poll(1, POLL_WAIT_S, self._publish.end_reached)
+            self._source.poll(1, POLL_WAIT_S, self._end_reached)
         log.warning("%d records were not done in time: the group reads them again", self._publish.in_flight()[0])
 
     def _close(self) -> None:
@@ -255,6 +283,7 @@ class EmbedWorker:
         self._publish.stop()
         self._source.close()
         self.lag.stop()
+        self._plan.stop()
         self._encode.stop()
         self._fetch.stop()
         self._fetcher.close()
@@ -264,7 +293,7 @@ class EmbedWorker:
             return "no partition is assigned yet"
         idle_s = time.monotonic() - self._last_commit_s
         behind = sum(lag.records for lag in self.lag.lags().values())
-        if behind and idle_s > RECENT_S:
+        if behind and idle_s > RECENT_S and not self._plan.plan.paused:
             return f"{behind} records behind and nothing was committed for {idle_s:.0f} s"
         return None
 
@@ -281,6 +310,15 @@ class EmbedWorker:
             "max_batch_size": embed.max_batch_size,
             "max_batch_delay_ms": embed.max_batch_delay_ms,
             "max_in_flight": embed.max_in_flight,
+            "replay": self._replay_info(),
+        }
+
+    def _replay_info(self) -> Mapping[str, Any]:
+        plan = self._plan.plan
+        return {
+            "paused": plan.paused,
+            "max_records_per_s": plan.max_records_per_s,
+            "partitions_behind": sorted(self._behind),
         }
 
 

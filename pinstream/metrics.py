@@ -73,6 +73,16 @@ TRANSACTION_SECONDS: Final = Histogram(
 )
 RETRIES: Final = Counter("pinstream_retries_total", "Operations tried again because something was away", ("what",))
 
+# --- replay, as the controller of rollouts sees it ---
+REPLAY_PROGRESS: Final = Gauge(
+    "pinstream_replay_progress_ratio", "Records of a replay that are done, of all", ("generation", "partition")
+)
+REPLAY_RATE: Final = Gauge("pinstream_replay_records_per_second", "How fast a replay goes", ("generation",))
+REPLAY_ETA: Final = Gauge("pinstream_replay_eta_seconds", "Until a replay will have caught up", ("generation",))
+REPLAY_LIMIT: Final = Gauge(
+    "pinstream_replay_limit_records_per_second", "What a replay is held to; absent: nothing", ("generation",)
+)
+
 # --- index worker ---
 INDEX_RECORDS: Final = Counter(
     "pinstream_index_records_total",

@@ -261,7 +261,7 @@ class GateSettings(_Section):
     """As many independent bits as would tell Pins apart as these do; far fewer than the bits of a code."""
     overlap_k: int = Field(default=10, ge=1, le=100)
     """Hits that are compared and shown, and the k of recall@k."""
-    min_overlap: float = Field(default=0.1, ge=0, le=1)
+    min_overlap: float = Field(default=0.2, ge=0, le=1)
     """Share of the live generation's first hits that are the new one's too. Another training of the same kind keeps
     half; raise it for a small change, lower it for another architecture."""
     min_p_at_1: float = Field(default=0, ge=0, le=1)

@@ -15,8 +15,14 @@ from pinstream.local import LocalServers
 from pinstream.settings import Settings, load_settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+_ASKED_FOR = dict(os.environ)
 for name in [name for name in os.environ if name.startswith("PINSTREAM_") and name != "PINSTREAM_CACHE_DIR"]:
     del os.environ[name]  # a developer's own settings say nothing about the tests
+
+
+def asked_for(name: str, default: int) -> int:
+    """How long a soak shall be: a variable that is not a setting of pinstream's."""
+    return int(_ASKED_FOR.get(name, default))
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from pinstream.errors import PinstreamError
 from pinstream.events import Box
 from pinstream.logs import set_up_logs
 from pinstream.settings import load_settings
+from rollout.start_plan import plan_at_start
 
 BITS = 256
 SIZE = 16
@@ -55,7 +56,7 @@ def make_worker(role: str, model: Fingerprint) -> EmbedWorker | IndexWorker:
     settings = load_settings()
     set_up_logs(settings)
     if role == "embed":
-        return EmbedWorker(settings, HashEncoder(), image_input, model)
+        return EmbedWorker(settings, HashEncoder(), image_input, model, plan=plan_at_start(settings, model))
     return IndexWorker(settings, model, BITS, encode_query)
 
 

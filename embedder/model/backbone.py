@@ -48,7 +48,8 @@ class ResidualBlock(nn.Module):
 
 
 class PinNet(nn.Module):
-    """The default: looks for the subject, then embeds it with a small residual network whose widths suit a CPU.
+    """The default: looks for the subject, then embeds it with a small residual network whose widths suit a CPU. Once it
+    is trained, it pools over the subject and its mirror image: a photo of a thing has no side.
 
     Pooled features leave a ReLU and share a large mean; `centre` takes it away per channel, so that from the first
     step images differ in direction and about half of them are above zero in each dimension.
@@ -65,7 +66,7 @@ class PinNet(nn.Module):
         )
         self.centre = nn.BatchNorm1d(self.feature_dims, affine=False)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.localizer.reset()
 
@@ -79,8 +80,11 @@ class PinNet(nn.Module):
         if self.training:
             subject_B4 = _jitter(subject_B4)
         size = int(x_BCHW.shape[-1] * _CROP_SHARE)
-        features_BFhw = self.stages(crop(x_BCHW, clip(subject_B4), size))
-        features_BF: Tensor = self.centre(features_BFhw.mean(dim=(2, 3)))
+        crop_BCgg = crop(x_BCHW, clip(subject_B4), size)
+        pooled_BF = self.stages(crop_BCgg).mean(dim=(2, 3))
+        if not self.training:
+            pooled_BF = (pooled_BF + self.stages(crop_BCgg.flip(3)).mean(dim=(2, 3))) / 2
+        features_BF: Tensor = self.centre(pooled_BF)
         return features_BF, box_BL4
 
     def fuse(self) -> None:

@@ -36,13 +36,14 @@ class Localizer(nn.Module):
     def __init__(self, stages: nn.Module, channels: int) -> None:
         super().__init__()
         self.stages = stages
-        self.surround = nn.Conv2d(channels, channels, 1)
-        self.head = nn.Conv2d(channels, 5, 1)
+        # Linear and not 1 × 1 convolutions, whose rounding changes with the batch.
+        self.surround = nn.Linear(channels, channels)
+        self.head = nn.Linear(channels, 5)
 
     def reset(self) -> None:
         """The head as untrained: the whole picture."""
         nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]  # it has one
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, x_BCSS: Tensor) -> Tensor:
         """Boxes [B, 2, 4], after the first and the second look. They may reach beyond the picture."""
@@ -55,8 +56,9 @@ class Localizer(nn.Module):
 
     def _look(self, x_BCSS: Tensor) -> Tensor:
         y_BChw = self.stages(x_BCSS)
-        y_BChw = torch.relu(y_BChw + self.surround(y_BChw.mean(dim=(2, 3), keepdim=True)))
-        found_B5N = self.head(y_BChw).flatten(2).float()
+        surround_B1C = self.surround(y_BChw.mean(dim=(2, 3)))[:, None, :]
+        y_BNC = torch.relu(y_BChw.flatten(2).transpose(1, 2) + surround_B1C)
+        found_B5N = self.head(y_BNC).transpose(1, 2).float()
         weight_B1N = torch.softmax(found_B5N[:, :1], dim=2)
         height, width = y_BChw.shape[2:]
         x_N = (torch.arange(width, device=x_BCSS.device, dtype=torch.float32) + 0.5).repeat(height) / width

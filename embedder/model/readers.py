@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy.io import loadmat
 
 from embedder.model.pictures import ITEM_DTYPE, Pictures, PictureWriter, Pixels, Source, open_pictures
 from embedder.model.train_config import Reader
@@ -150,8 +151,6 @@ def _cars_196(root: Path, split: Split) -> list[LabelledFile]:
     """Cars196: `cars_annos.mat` and `car_ims/`; classes 1 to 98 train."""
     listing = root / "cars_annos.mat"
     _need(listing, folder=False, what="the labels of cars196")
-    from scipy.io import loadmat
-
     try:
         annotations: Any = loadmat(listing, squeeze_me=True)["annotations"]
         rows = [

@@ -10,7 +10,8 @@ import typer
 
 from pinstream.cli import workers
 from pinstream.codes import Fingerprint, check_bits
-from pinstream.errors import FatalError
+from pinstream.errors import FatalError, RetryableError
+from pinstream.kafka_clients import redis_url
 from pinstream.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def run(
 @app.command()
 def audit(
     url: Annotated[
-        list[str] | None, typer.Option(help="HTTP address of an index worker, http://host:port; once for each.")
+        list[str] | None,
+        typer.Option(help="HTTP address of an index worker, once for each. Default: all that Redis knows."),
     ] = None,
     partition: Annotated[list[int] | None, typer.Option(min=0, help="Only this shard; once for each.")] = None,
     snapshot: Annotated[bool, typer.Option("--snapshot", help="Audit the newest snapshots instead.")] = False,
@@ -46,8 +48,8 @@ def audit(
 
     Exit code 0: every Pin is there once, with the topic's newest code. 1: not so, or it can't be told.
     """
-    if bool(url) == snapshot:
-        raise FatalError("expected the workers' --url, or --snapshot: one of the two")
+    if url and snapshot:
+        raise FatalError("got --url and --snapshot, expected one of them at most")
     settings = load_settings()
     fingerprint, bits = (Fingerprint(model), bits) if model else _model(settings)
     check_bits(bits)
@@ -55,7 +57,7 @@ def audit(
     reports = (
         _snapshots(settings, fingerprint, bits, wanted)
         if snapshot
-        else _running(settings, fingerprint, bits, wanted, url or [])
+        else _running(settings, fingerprint, bits, wanted, url or _known_urls(settings, fingerprint))
     )
     clean, seen = True, set()
     for report in reports:
@@ -86,6 +88,28 @@ def _running(
                     yield audit_shard(settings, identity, node.url, dump.checkpoint, dump.rows, dump.parts)
         finally:
             node.close()
+
+
+def _known_urls(settings: Settings, model: Fingerprint) -> list[str]:
+    """Of the workers that hold a lease in Redis now."""
+    from redis import Redis  # noqa: PLC0415
+    from redis.backoff import NoBackoff  # noqa: PLC0415
+    from redis.exceptions import RedisError  # noqa: PLC0415
+    from redis.retry import Retry  # noqa: PLC0415
+
+    from index_sync.redis_leases import read_leases  # noqa: PLC0415
+
+    address = redis_url(settings)
+    if not address:
+        raise FatalError("no Redis is set to find the workers by: pass their --url")
+    try:
+        patience_s = settings.redis.timeout_s
+        with Redis.from_url(
+            address, socket_timeout=patience_s, socket_connect_timeout=patience_s, retry=Retry(NoBackoff(), 0)
+        ) as redis:
+            return [lease.url for lease in read_leases(redis, model) if lease.url]
+    except RedisError as error:
+        raise RetryableError(f"Redis is away ({error}): pass the workers' --url") from error
 
 
 def _snapshots(settings: Settings, model: Fingerprint, bits: int, wanted: frozenset[int]) -> Iterator[AuditReport]:

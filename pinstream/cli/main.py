@@ -6,7 +6,21 @@ import sys
 
 import typer
 
-from pinstream.cli import demo, index, local, model, produce, snapshot, topics, workers
+from pinstream.cli import (
+    ab,
+    demo,
+    index,
+    local,
+    model,
+    produce,
+    rollout,
+    rollout_backfill,
+    rollout_validate,
+    serve,
+    snapshot,
+    topics,
+    workers,
+)
 from pinstream.errors import PinstreamError
 
 app = typer.Typer(
@@ -20,6 +34,12 @@ app.add_typer(topics.app, name="topics")
 app.add_typer(produce.app, name="produce")
 app.add_typer(model.app, name="model")
 app.add_typer(snapshot.app, name="snapshot")
+app.add_typer(rollout.app, name="rollout")
+rollout.app.command("validate")(rollout_validate.validate)
+rollout.app.command("golden")(rollout_validate.golden)
+rollout.app.command("backfill")(rollout_backfill.backfill)
+app.add_typer(ab.app, name="ab")
+app.command("serve")(serve.serve)
 app.command("embed")(workers.embed)
 app.add_typer(index.app, name="index")
 app.command("schema")(topics.schema)

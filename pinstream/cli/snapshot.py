@@ -117,7 +117,7 @@ def restore(
 
     Every byte is checked before it is published. Here, it is refused while an index worker owns the partition.
     """
-    from index_sync.store_catalog import choose, copy_files, snapshots_of  # noqa: PLC0415  # a lazy room
+    from index_sync.store_catalog import choose, copy_files, copy_quantizer, snapshots_of  # noqa: PLC0415  # a lazy room
 
     settings = load_settings()
     store, found = _find(settings, url, topic, partition)
@@ -129,6 +129,7 @@ def restore(
     if to:
         target = _open(settings, to, "--to")
         sent = copy_files(store, one.folder, one.manifest, target)
+        copy_quantizer(store, shard, target)
     else:
         _refuse_if_owned(settings, shard)
     snapshots = snapshots_of(target, shard)
@@ -164,6 +165,7 @@ def _faults(settings: Settings, store: ObjectStore, one: FoundSnapshot, *, deep:
     """What is wrong with a snapshot; nothing if it can be restored."""
     from index_sync.offline_shard import compare_with_topic  # noqa: PLC0415  # a lazy room
     from index_sync.snapshot_check import check_order  # noqa: PLC0415
+    from index_sync.store_quantizer import QuantizerStore  # noqa: PLC0415
     from index_sync.store_snapshot import SnapshotStore  # noqa: PLC0415
 
     if one.manifest is None:
@@ -172,6 +174,7 @@ def _faults(settings: Settings, store: ObjectStore, one: FoundSnapshot, *, deep:
     try:
         state = SnapshotStore(store, one.manifest.shard).load(one.manifest)
         check_order(state)
+        QuantizerStore(store, one.topic, one.manifest.shard.bits).load()
     except CorruptStateError as error:
         yield str(error)
         return

@@ -26,9 +26,10 @@ def embed(threads: Threads = 0) -> None:
     set_up_logs(settings)
     reachable_admin(settings)  # before the model: whatever is away is said at once
     from embedder.worker import EmbedWorker  # noqa: PLC0415 (rooms are imported when a command runs)
+    from rollout.start_plan import plan_at_start  # noqa: PLC0415
 
     encoder, image_input, fingerprint = _model(settings, threads, settings.embed.max_batch_size)
-    _run(EmbedWorker(settings, encoder, image_input, fingerprint))
+    _run(EmbedWorker(settings, encoder, image_input, fingerprint, plan=plan_at_start(settings, fingerprint)))
 
 
 def index(

@@ -80,6 +80,7 @@ def grow(shard: Shard, rows: int = 40) -> None:
             next_offset=start + rows,
         )
     )
+    shard.seal_full()
     while (plan := shard.plan_merge()) is not None:
         shard.install(plan.run())
 

@@ -5,7 +5,6 @@ The oracle is a fold of the Pins topic from zero.
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import time
@@ -22,11 +21,11 @@ from pinstream.kafka_clients import client_config, reachable_admin
 from pinstream.kafka_topics import codes_topic, ensure_topics, pins_topics
 from pinstream.local.worker_process import WorkerProcess
 from pinstream.settings import Delivery, Settings
-from tests.conftest import wait_for
+from tests.conftest import asked_for, wait_for
 from tests.oracle import check_codes, check_dead_letters, check_index, fold_pins
 from tests.workload import Workload
 
-ROUNDS = int(os.environ.get("PINSTREAM_FAULT_ROUNDS", "20"))
+ROUNDS = asked_for("PINSTREAM_FAULT_ROUNDS", 20)
 PINS = 400
 EVENTS_PER_S = 400
 

@@ -54,6 +54,7 @@ def grow(shard: Shard, rows: int = 40) -> None:
             next_offset=start + count,
         )
     )
+    shard.seal_full()
     while (plan := shard.plan_merge()) is not None:
         shard.install(plan.run())
 

@@ -7,8 +7,6 @@ that are kept while the shard goes on, and after a crash in the state of the las
 from __future__ import annotations
 
 import tempfile
-from copy import deepcopy
-from dataclasses import dataclass, field
 from unittest import mock
 
 import numpy as np
@@ -17,102 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from index_sync.checkpoint import ShardIdentity
-from index_sync.code_batch import UNCONDITIONAL, CodeBatch
+from index_sync.code_batch import UNCONDITIONAL
 from index_sync.merge import MergePlan
 from index_sync.merge_policy import MergePolicy
 from index_sync.segment import SearchFilter
 from index_sync.shard import Shard
 from index_sync.shard_view import ShardView
 from index_sync.store_snapshot import SnapshotStore
-from index_sync.top_k import PAD_DISTANCE, PAD_PIN_ID
 from pinstream.object_store import open_store
+from tests.shard_model import BITS, Model, Record, assert_same, batch_of
 
-BITS, CODE_BYTES, SEAL_ROWS = 256, 32, 5
+SEAL_ROWS = 5
 IDENTITY = ShardIdentity(topic="codes.v1.0123456789ab", partition=0, partitions=1, bits=BITS, model="0" * 64)
-
-
-@dataclass(frozen=True)
-class Record:
-    pin_id: int
-    kind: str
-    source_offset: int
-    look: int
-    """Chooses the code (few different ones, so that distances tie), the domain and the flags."""
-
-    @property
-    def code(self) -> np.ndarray:
-        code_W = np.zeros(CODE_BYTES, dtype=np.uint8)
-        code_W[: self.look % 4] = 255
-        return code_W
-
-    @property
-    def domain(self) -> int:
-        return self.look % 3
-
-    @property
-    def flags(self) -> int:
-        return self.look % 8
-
-
-@dataclass
-class Model:
-    held: dict[int, Record] = field(default_factory=dict)
-    buried: dict[int, int] = field(default_factory=dict)
-    checkpoint: int = 0
-
-    def apply(self, record: Record) -> None:
-        held = self.held.get(record.pin_id)
-        if record.kind == "unconditional":
-            if held is not None:
-                self.buried[record.pin_id] = held.source_offset
-                del self.held[record.pin_id]
-            return
-        known = held.source_offset if held is not None else self.buried.get(record.pin_id, -1)
-        if record.source_offset <= known:
-            return
-        self.held.pop(record.pin_id, None)
-        self.buried.pop(record.pin_id, None)
-        if record.kind == "delete":
-            self.buried[record.pin_id] = record.source_offset
-        else:
-            self.held[record.pin_id] = record
-
-    def nearest(self, code_W: np.ndarray, k: int, where: SearchFilter | None) -> list[tuple[int, int]]:
-        found = sorted(
-            (int(np.bitwise_count(one.code ^ code_W).sum()), one.pin_id)
-            for one in self.held.values()
-            if where is None
-            or ((where.domains is None or one.domain in where.domains) and one.flags & where.flags == where.flags)
-        )
-        return (found + [(PAD_DISTANCE, PAD_PIN_ID)] * k)[:k]
-
-
-def batch_of(records: list[Record], next_offset: int) -> CodeBatch:
-    return CodeBatch(
-        pin_id=np.array([one.pin_id for one in records], dtype=np.int64),
-        source_offset=np.array([one.source_offset for one in records], dtype=np.int64),
-        event_time_ms=np.array([one.source_offset * 10 for one in records], dtype=np.int64),
-        domain=np.array([one.domain for one in records], dtype=np.uint8),
-        flags=np.array([one.flags for one in records], dtype=np.uint32),
-        is_delete=np.array([one.kind != "upsert" for one in records], dtype=bool),
-        code_NW=np.array([one.code for one in records], dtype=np.uint8).reshape(-1, CODE_BYTES),
-        next_offset=next_offset,
-    )
-
-
-def assert_same(view: ShardView, model: Model) -> None:
-    assert view.ids().tolist() == sorted(model.held)
-    assert view.live_rows == len(model.held)
-    assert view.checkpoint == model.checkpoint
-    seen = {}
-    for rows in view.items():
-        for i, pin_id in enumerate(rows.pin_id.tolist()):
-            assert pin_id not in seen
-            seen[pin_id] = (rows.source_offset[i], rows.domain[i], rows.flags[i], rows.code_NW[i].tobytes())
-    expected = {
-        one.pin_id: (one.source_offset, one.domain, one.flags, one.code.tobytes()) for one in model.held.values()
-    }
-    assert seen == expected
 
 
 RECORDS = st.lists(
@@ -203,18 +117,18 @@ class ShardMachine(RuleBasedStateMachine):
 
     @rule()
     def keep_view(self) -> None:
-        self.kept = [*self.kept, (self.shard.view(), deepcopy(self.model))][-3:]
+        self.kept = [*self.kept, (self.shard.view(), self.model.copy())][-3:]
 
     @rule()
     def save(self) -> None:
         self.store.save(self.shard.capture().state(), now_ms=0)
         self.store.retain()
-        self.saved = deepcopy(self.model)
+        self.saved = self.model.copy()
 
     @rule()
     def crash(self) -> None:
         self.restart()
-        self.model = deepcopy(self.saved)
+        self.model = self.saved.copy()
 
     @rule(
         looks=st.lists(st.integers(0, 23), min_size=1, max_size=3),

@@ -1,0 +1,1 @@
+"""Model swaps: generations, replay, gates, flip and rollback, A/B."""
