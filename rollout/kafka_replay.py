@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
 
 from consumers.kafka_ends import LogEnds
 from pinstream.errors import FatalError, RetryableError
@@ -17,7 +16,6 @@ from rollout.generation import Replay
 from rollout.replay_plan import resolved
 
 _ASK_S: Final = 10.0
-_TRIES: Final = 3
 _PROBE_S: Final = 2.0
 PLACES: Final = 12
 """Of a partition's log that are looked at: density changes slowly along it."""
@@ -109,23 +107,19 @@ def looked_at(settings: Settings, partition: int, start: int, end: int) -> Mappi
 
 
 def _offsets_at(settings: Settings, time_ms: int) -> dict[int, int | None]:
-    """Partition → the first offset of that time or later; None: there is none."""
-    for _ in range(_TRIES - 1):
-        with suppress(RetryableError):  # a client that is just connecting may ask a broker that does not lead (seen)
-            return _ask_offsets_at(settings, time_ms)
-    return _ask_offsets_at(settings, time_ms)
+    """Partition → the first offset of that time or later; None: there is none.
 
-
-def _ask_offsets_at(settings: Settings, time_ms: int) -> dict[int, int | None]:
-    topic = settings.topics.pins
-    consumer = Consumer(client_config(settings, group_id="pinstream-replay-plan", enable_auto_commit=False))
-    asked = [TopicPartition(topic, partition, time_ms) for partition in range(settings.topics.partitions)]
+    Raises:
+        RetryableError: the broker did not answer for all partitions.
+    """
+    topic, count = settings.topics.pins, settings.topics.partitions
+    moment = OffsetSpec.for_timestamp(time_ms)
+    admin = AdminClient(client_config(settings))
+    asked = admin.list_offsets({TopicPartition(topic, p): moment for p in range(count)}, request_timeout=_ASK_S)
     try:
-        found = consumer.offsets_for_times(asked, _ASK_S)
+        found = {tp.partition: future.result(_ASK_S + 1).offset for tp, future in asked.items()}
     except KafkaException as error:
         raise translate(error, f"asked {topic} for its offsets at {time_ms} ms") from error
-    finally:
-        consumer.close()
-    if failed := [tp.partition for tp in found if tp.error is not None]:
-        raise RetryableError(f"{topic} did not say its offsets at {time_ms} ms for partitions {failed}")
-    return {tp.partition: tp.offset if tp.offset >= 0 else None for tp in found}
+    except TimeoutError as error:
+        raise RetryableError(f"Kafka did not say in time where {topic} was at {time_ms} ms") from error
+    return {partition: offset if offset >= 0 else None for partition, offset in found.items()}

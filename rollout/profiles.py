@@ -63,9 +63,7 @@ def choose(registry: Registry, application: Application, generation: str | None,
         return Route(named[0])
     control = registry.live.get(application)
     if control is None:
-        raise NoGenerationError(
-            f"no generation serves {application} yet: see `pinstream rollout adopt`"
-        )
+        raise NoGenerationError(f"no generation serves {application} yet: see `pinstream rollout adopt`")
     split = next((one for one in registry.splits if one.application is application), None)
     if split is None or requester is None:
         return Route(control)

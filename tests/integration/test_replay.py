@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from typer.testing import CliRunner
 
+from consumers.pace import BURST_S
 from consumers.replay_plan import ReplayPlan
 from consumers.topic_fold import fold_topic, read_topic
 from embedder.worker import EmbedWorker
@@ -153,12 +154,14 @@ def test_a_pace_is_kept_paused_and_over_at_the_end(rig: Rig) -> None:
     rig.send([upsert(pin_id, pin_id % 7) for pin_id in range(1, 1501)])
     rig.mirror.tell(rig.model.hex, ReplayPlan(max_records_per_s=150))
     encoder = CountingEncoder()
+    asked_s = time.monotonic()
     with replaying(rig.settings, rig.model, ReplayPlan(max_records_per_s=150), encoder):
         wait_for(lambda: rig.done() > 0, "the replay begins")
         before, started_s = rig.done(), time.monotonic()
         wait_for(lambda: time.monotonic() - started_s > 3, "three seconds of it")
-        rate = (rig.done() - before) / (time.monotonic() - started_s)
-        assert 50 < rate < 190, f"{rate} records/s"
+        done, now_s = rig.done(), time.monotonic()
+        assert done - before > 50 * (now_s - started_s)
+        assert done <= 150 * (now_s - asked_s + BURST_S), f"{done} records in {now_s - asked_s:.1f} s"
 
         rig.mirror.tell(rig.model.hex, ReplayPlan(paused=True))
         still = stands_still(rig)

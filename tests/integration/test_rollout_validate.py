@@ -57,6 +57,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.redis]
 
 PINS, PRODUCTS, QUERIES, DELETED = 160, 40, 20, 7
 EVERYTHING = frozenset(Application)
+LENS = frozenset({Application.LENS})
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def test_a_good_model_is_validated_and_may_be_flipped_to(place: Place) -> None:
         sample.offer(SearchRequest(pin_id=pin_id, k=20), Application.LENS)
     sample.close()
     with workers(place.settings, artifact) as url:
-        found = place.judge(model, url, frozenset({Application.LENS}))
+        found = place.judge(model, url, LENS)
         assert not blocking(found)
         live = [query for query in found.queries if query.pin_id is not None]
         assert len(live) == 30 - DELETED, "deleted Pins ask nothing any more"
@@ -213,7 +214,7 @@ def test_a_bad_model_is_stopped(place: Place, change: Any, gate: Gate) -> None:
     artifact = derive(place.base, place.folder / change.__name__, change, golden_of_base=golden_of_base)
     model = place.caught_up(artifact)
     with workers(place.settings, artifact) as url:
-        found = place.judge(model, url)
+        found = place.judge(model, url, LENS)
     assert gate in stopped_by(found)
     assert next(result for result in found.results if result.gate is gate and result.blocks).worst
     assert place.state(model) is State.CAUGHT_UP
@@ -221,18 +222,18 @@ def test_a_bad_model_is_stopped(place: Place, change: Any, gate: Gate) -> None:
         place.commands.flip(model)
 
 
-@pytest.mark.parametrize(("number", "fault"), [(2, "bit order"), (4, "BGR")])
+@pytest.mark.parametrize(("number", "fault"), [(2, "bit-order"), (4, "bgr")])
 def test_workers_whose_codes_are_not_their_models_are_stopped(place: Place, number: int, fault: str) -> None:
     artifact = derive(place.base, place.folder / fault, lambda tensors: as_good(tensors, number))
     encoder: Any = TorchEncoder(artifact, device="cpu", max_batch_size=32)
     image_input: Any = ImageInput(artifact.manifest.preprocessing, place.settings.fetch.max_pixels)
-    if fault == "BGR":
+    if fault == "bgr":
         image_input = SwappedInput(image_input)
     else:
         encoder = OtherBits(encoder, artifact.bits, other_bit_order)
     model = place.caught_up(artifact)
     with workers(place.settings, artifact, encoder, image_input) as url:
-        found = place.judge(model, url)
+        found = place.judge(model, url, LENS)
     assert Gate.CODES in stopped_by(found)
     assert Gate.GOLDEN_INPUTS not in stopped_by(found)
     assert Gate.CODE_HEALTH not in stopped_by(found)
@@ -245,7 +246,7 @@ def test_an_index_with_codes_of_another_length_is_stopped(place: Place) -> None:
     encoder = OtherBits(TorchEncoder(artifact, device="cpu", max_batch_size=32), half, first_half)
     model = place.caught_up(artifact)
     with workers(place.settings, artifact, encoder, bits=half) as url:
-        found = place.judge(model, url)
+        found = place.judge(model, url, LENS)
     assert stopped_by(found) == {Gate.MODEL}
     (result,) = [result for result in found.results if result.gate is Gate.MODEL]
     assert f"holds codes of {half} bits" in result.worst[0]
