@@ -9,6 +9,7 @@ Raises:
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -23,6 +24,8 @@ from pinstream.cli.demo.worker_metrics import Buckets, read_workers
 from pinstream.errors import FatalError, RetryableError
 
 TIMEOUT_S: Final = 30.0
+_PATIENCE: Final = 5
+_AGAIN_S: Final = 0.5
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -120,8 +123,15 @@ class GenerationNodes:
 
 
 def _ask(client: httpx.Client, method: str, url: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    """A worker that is too busy, or waits for a shard, is asked again a few times."""
     try:
-        return client.request(method, url, json=body)
+        answer = client.request(method, url, json=body)
+        for _ in range(_PATIENCE):
+            if answer.status_code not in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
+                break
+            time.sleep(_AGAIN_S)
+            answer = client.request(method, url, json=body)
+        return answer
     except httpx.HTTPError as error:
         raise RetryableError(f"{url} does not answer: {error or type(error).__name__}") from error
 

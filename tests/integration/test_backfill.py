@@ -262,6 +262,7 @@ class TestBackfill:
         assert make(small, model).run(EngineHere(), anew=True).published
 
     @pytest.mark.fault
+    @pytest.mark.timeout(900)
     def test_on_ray_with_its_driver_killed(
         self, small: Settings, model: Fingerprint, others: tuple[Fingerprint, ...], tmp_path: Path
     ) -> None:
