@@ -3,8 +3,8 @@
 Meanwhile somebody asks for everything the shard holds, again and again. Each answer names its checkpoint, and must be
 what the topic held there, hit by hit. Afterwards the shard equals the fold of the topic (tests/oracle.py).
 
-PINSTREAM_FAULT_ROUNDS: how many random moments and damages, from 20 on also every fault point instead of each third one;
-`python -m bench.index_faults` takes 100.
+PINSTREAM_FAULT_ROUNDS: how many random moments and damages; from 20 on every fault point, not each third one.
+`python -m bench.index_faults` takes 100 rounds.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def wait_until_killed(worker: WorkerProcess, scene: Scene, point: str) -> None:
 
 
 def wait_until_ended(worker: WorkerProcess, what: str) -> None:
-    wait_for(lambda: worker.exit_code is not None, lambda: f"{what}: ended: …{worker.log_text()[-1500:]}")
+    wait_for(lambda: worker.exit_code is not None, lambda: f"{what}: ended: …{worker.log_text()[-1500:]}", 120)
 
 
 def test_killed_at_every_step_of_a_publication_of_retention_and_of_a_merge(scene: Scene) -> None:
