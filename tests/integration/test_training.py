@@ -73,7 +73,8 @@ def test_killed_at_a_random_step_and_resumed_is_bitwise_the_same(
 
 def test_a_head_gets_no_gradient_from_another_tasks_images(data: Path, cache: Path) -> None:
     trainer = make_trainer(tiny_config(data, cache), ALONE, CPU)
-    images, labels = trainer._batch(0)
+    batch = trainer._batch(0)
+    images, labels = batch.images_NSS3, batch.labels_Tb
     half = len(images) // 2
     other_images = images.copy()
     other_images[half:] = 255 - other_images[half:]

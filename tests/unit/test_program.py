@@ -84,7 +84,7 @@ class Bomb:
 def test_pickles_in_the_archive_are_never_opened(tmp_path: Path) -> None:
     mark = tmp_path / "exploded"
     bomb = pickle.dumps(Bomb(mark))
-    members = {"data/constants/tensor_0": bomb, "data/weights/model.pt": bomb, "data/constants/model.pt": bomb}
+    members = {"data/constants/tensor_99": bomb, "data/weights/model.pt": bomb, "data/constants/model.pt": bomb}
     load_program(changed(lambda graph: None, members), ARTIFACT.tensors)
 
     def use_constant(graph: dict[str, Any]) -> None:
