@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 POLL_WAIT_S: Final = 0.05
 MAX_POLL_RECORDS: Final = 2048
 COMMITTED_TIMEOUT_S: Final = 5.0
+COMMITTED_PATIENCE_S: Final = 20.0
+"""How long a replay of a part of history waits for the group's offsets, without which it can't know where it is."""
 RECENT_S: Final = 30.0
 """Ready means: a commit within this time, or nothing to do."""
 
@@ -160,14 +162,28 @@ class EmbedWorker:
         self._publish.assigned(partitions)
         self.lag.assigned(partitions)
         metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
+        plan = self._plan.plan
         try:
-            committed = self._source.committed(partitions, COMMITTED_TIMEOUT_S)
+            committed = self._committed_offsets(partitions, COMMITTED_PATIENCE_S if plan.starts else 0.0)
         except RetryableError as error:
+            if plan.starts:
+                raise  # from 0 on it would embed what was left out: stop, and start again
             log.warning("lag is not known until the first commit: %s", error)
             return {}
-        starts = self._plan.plan.start_offsets(partitions, committed)
+        starts = plan.start_offsets(partitions, committed)
         self.lag.done({**starts, **committed})
         return starts
+
+    def _committed_offsets(self, partitions: list[int], patience_s: float) -> dict[int, int]:
+        """The group's offsets; asks again for so long while the broker is settling."""
+        deadline_s = time.monotonic() + patience_s
+        while True:
+            try:
+                return self._source.committed(partitions, COMMITTED_TIMEOUT_S)
+            except RetryableError:
+                if time.monotonic() >= deadline_s:
+                    raise
+                time.sleep(POLL_WAIT_S)
 
     def revoked(self, partitions: list[int]) -> None:
         """The group takes these partitions: what is committed stays, the rest is the next owner's."""

@@ -76,6 +76,14 @@ def test_before_anything_is_known_of_its_speed_it_goes_to_the_floor_and_comes_ba
     assert yielding.decide(1, 0.1, None) == pytest.approx(FLOOR * (1 + RECOVER_PER_S))
 
 
+def test_a_limit_that_holds_nothing_back_is_lifted() -> None:
+    yielding = control()
+    yielding.decide(0, 2.0, 100)
+    for second in range(1, 300):
+        yielding.decide(second, 0.1, 30.0)
+    assert yielding.limit_per_s is None
+
+
 def test_what_is_not_known_changes_nothing() -> None:
     yielding = control()
     assert yielding.decide(0, None, 100) is None
