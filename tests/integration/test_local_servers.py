@@ -198,8 +198,24 @@ def test_data_outlives_kill_and_down_and_up_moves_off_a_taken_port(one: LocalSer
     assert read(one, "durable", 2, "after-down") == [b"before", b"later"]
 
 
+UP_THAT_NEVER_ENDS = """
+from pinstream.cli.local import app
+from pinstream.local.kafka_broker import KafkaBroker
+
+launch = KafkaBroker.launch
+
+def launch_and_pause(broker):
+    launch(broker)
+    broker.pause()
+
+KafkaBroker.launch = launch_and_pause
+app()
+"""
+"""The command itself, with a broker that does not get ready however slow this test is."""
+
+
 def test_ctrl_c_during_start_leaves_no_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from pinstream.cli.local import app; app()", "up", "--data-dir", str(tmp_path)]
+    command = [sys.executable, "-c", UP_THAT_NEVER_ENDS, "up", "--data-dir", str(tmp_path)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     ) as starting:
