@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from pinstream.errors import FatalError
+from pinstream.errors import FatalError, RetryableError
 from pinstream.kafka_clients import client_config, translate
 from pinstream.settings import Settings
 
@@ -28,6 +29,9 @@ _AWAY: Final = frozenset(
 _SETTLING: Final = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.REBALANCE_IN_PROGRESS, KafkaError._MAX_POLL_EXCEEDED}
 )
+
+
+_ASK_AGAIN_S: Final = 0.05
 
 
 class Ownership(Protocol):
@@ -69,6 +73,8 @@ class KafkaSource:
             "enable_partition_eof": True,
             "fetch_wait_max_ms": 100,
             "fetch_error_backoff_ms": 100,
+            # A full queue is looked at again so soon; librdkafka's own second starves a reader of a backlog.
+            "fetch_queue_backoff_ms": 10,
         }
         if settings.kafka.group_protocol == "classic":
             own["partition_assignment_strategy"] = "cooperative-sticky"
@@ -141,12 +147,28 @@ class KafkaSource:
             self._to_commit |= next_offsets
 
     def committed(self, partitions: list[int], timeout_s: float) -> dict[int, int]:
-        """The group's committed offsets of those partitions that have one. Blocks."""
-        try:
-            found = self._consumer.committed(self._partitions(set(partitions)), timeout_s)
-        except KafkaException as error:
-            raise translate(error, "asked for committed offsets") from error
-        return {tp.partition: tp.offset for tp in found if tp.offset >= 0}
+        """The group's committed offsets of those partitions that have one. Blocks up to `timeout_s`.
+
+        A broker that has just come up answers NOT_COORDINATOR at once, and again for as long as it takes to load the
+        group: it is asked until it knows.
+
+        Raises:
+            RetryableError: it did not tell them in that time.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            left_s = max(_ASK_AGAIN_S, deadline_s - time.monotonic())
+            try:
+                found = self._consumer.committed(self._partitions(set(partitions)), left_s)
+                if failed := [tp.error for tp in found if tp.error is not None]:
+                    raise KafkaException(failed[0])
+            except KafkaException as error:
+                reason = translate(error, "asked for committed offsets")
+                if not isinstance(reason, RetryableError) or time.monotonic() + _ASK_AGAIN_S > deadline_s:
+                    raise reason from error
+                time.sleep(_ASK_AGAIN_S)
+            else:
+                return {tp.partition: tp.offset for tp in found if tp.offset >= 0}
 
     def group_metadata(self) -> Any:
         """What a transaction must carry so that a member that lost its partitions is fenced. Thread-safe.

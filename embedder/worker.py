@@ -164,7 +164,8 @@ class EmbedWorker:
         metrics.ASSIGNED_PARTITIONS.set(len(self._assigned))
         plan = self._plan.plan
         try:
-            committed = self._committed_offsets(partitions, COMMITTED_PATIENCE_S if plan.starts else 0.0)
+            patience_s = COMMITTED_PATIENCE_S if plan.starts else COMMITTED_TIMEOUT_S
+            committed = self._source.committed(partitions, patience_s)
         except RetryableError as error:
             if plan.starts:
                 raise  # from 0 on it would embed what was left out: stop, and start again
@@ -173,17 +174,6 @@ class EmbedWorker:
         starts = plan.start_offsets(partitions, committed)
         self.lag.done({**starts, **committed})
         return starts
-
-    def _committed_offsets(self, partitions: list[int], patience_s: float) -> dict[int, int]:
-        """The group's offsets; asks again for so long while the broker is settling."""
-        deadline_s = time.monotonic() + patience_s
-        while True:
-            try:
-                return self._source.committed(partitions, COMMITTED_TIMEOUT_S)
-            except RetryableError:
-                if time.monotonic() >= deadline_s:
-                    raise
-                time.sleep(POLL_WAIT_S)
 
     def revoked(self, partitions: list[int]) -> None:
         """The group takes these partitions: what is committed stays, the rest is the next owner's."""
