@@ -76,6 +76,12 @@ class LagMonitor:
             known = {partition: state.lag(now_ms) for partition, state in self._partitions.items()}
         return {partition: lag for partition, lag in known.items() if lag is not None}
 
+    def complete_ms(self) -> dict[int, int]:
+        """Partition → the latest moment of which everything is done, of those partitions of which one is known."""
+        with self._lock:
+            known = {partition: state.complete_ms for partition, state in self._partitions.items()}
+        return {partition: moment_ms for partition, moment_ms in known.items() if moment_ms is not None}
+
     def refresh(self) -> None:
         """Ask the broker now where the partitions end. Blocks for one request."""
         with self._lock:

@@ -31,6 +31,8 @@ class PartitionLag:
 
     done_offset: int | None = None
     """Next offset that is not done; None until something tells."""
+    complete_ms: int | None = None
+    """The latest moment that is known of which everything that the partition had then is done; epoch milliseconds."""
     _ends: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
     _head_ms: tuple[int, int] | None = None
 
@@ -38,12 +40,16 @@ class PartitionLag:
         """The broker says that the next record will get `end_offset`."""
         if not self._ends or end_offset > self._ends[-1][1]:
             self._ends.append((now_ms, end_offset))
+        if self.done_offset is not None and self.done_offset >= end_offset:
+            self.complete_ms = now_ms
 
     def done(self, next_offset: int) -> None:
         """Everything before `next_offset` is done."""
         self.done_offset = next_offset
         while len(self._ends) > 1 and self._ends[1][1] <= next_offset:
             self._ends.popleft()
+        if self._ends and self._ends[0][1] <= next_offset:
+            self.complete_ms = max(self.complete_ms or 0, self._ends[0][0])
 
     def head(self, offset: int, append_ms: int) -> None:
         """The oldest record in hand has this offset and was appended then."""

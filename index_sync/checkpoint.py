@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pinstream.errors import CorruptStateError, FatalError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+"""2 brought `complete_ms`."""
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -53,13 +54,15 @@ class SegmentEntry(FileEntry):
 class Manifest(_Model):
     """One snapshot. Its number grows by one; whoever publishes a number first owns it."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     number: Annotated[int, Field(ge=1, lt=10**10)]
     shard: ShardIdentity
     writer: Annotated[str, Field(max_length=64)]
     """Names the process run that published it."""
     created_ms: _Count
-    """When the state was taken, epoch milliseconds: its age decides whether it can have missed deletes."""
+    """When the state was taken, epoch milliseconds."""
+    complete_ms: _Count | None = None
+    """When the shard last held all that its partition had, epoch milliseconds; None, as in format 1: not known."""
     checkpoint: _Count
     """Offset in the codes topic of the first record that is not in it."""
     newest_event_time_ms: int | None
@@ -67,6 +70,11 @@ class Manifest(_Model):
     segments: Annotated[tuple[SegmentEntry, ...], Field(max_length=1024, strict=False)]
     state: FileEntry
     """Fresh rows, remembered deletes, dead rows of the segments."""
+
+    @property
+    def trusted_from_ms(self) -> int:
+        """From when its age counts: a delete since then may have vanished from the topic unseen."""
+        return self.created_ms if self.complete_ms is None else self.complete_ms
 
     @property
     def files(self) -> tuple[tuple[str, FileEntry], ...]:

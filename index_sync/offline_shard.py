@@ -26,6 +26,7 @@ def build_snapshot(settings: Settings, identity: ShardIdentity, clock: Clock) ->
         OwnershipLostError: another writer published meanwhile: nothing was changed.
         FatalError, RetryableError: the store or Kafka is away, or the snapshots are not of this topic.
     """
+    complete_ms = clock.wall_ms()
     end = end_of(settings, identity.topic, identity.partition)
     hosted = HostedShard(settings, identity, clock)
     start = hosted.shard.checkpoint
@@ -34,6 +35,7 @@ def build_snapshot(settings: Settings, identity: ShardIdentity, clock: Clock) ->
         hosted.shard.apply(code_batch(identity, tail))
         while hosted.merge_once():
             pass
+    hosted.held_all(complete_ms)
     return hosted.publish()
 
 

@@ -117,8 +117,11 @@ class SnapshotStore:
         numbers = self._numbers(with_set_aside=True)
         self._last_number = numbers[0] if numbers else 0
 
-    def save(self, state: ShardState, now_ms: int) -> Manifest:
+    def save(self, state: ShardState, now_ms: int, complete_ms: int | None = None) -> Manifest:
         """Put the files that are new, then publish the manifest.
+
+        Args:
+            complete_ms: when the shard last held all that its partition had; None: not known.
 
         Raises:
             OwnershipLostError: another writer has published a snapshot of this shard since our last one.
@@ -145,6 +148,7 @@ class SnapshotStore:
                 shard=self.shard,
                 writer=self._writer,
                 created_ms=now_ms,
+                complete_ms=complete_ms,
                 checkpoint=state.checkpoint,
                 newest_event_time_ms=state.newest_event_time_ms,
                 live_rows=state.live_rows,
@@ -162,7 +166,8 @@ class SnapshotStore:
         Raises:
             OwnershipLostError: another writer has published a snapshot of this shard meanwhile.
         """
-        return self._publish(manifest.model_copy(update={"number": self._next_number(), "writer": self._writer}))
+        fields = {"format": FORMAT, "number": self._next_number(), "writer": self._writer}
+        return self._publish(manifest.model_copy(update=fields))
 
     def retain(self) -> int:
         """Remove all but the newest `keep` manifests, then old files that no manifest names. Returns how many objects.

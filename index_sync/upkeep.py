@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from index_sync.checkpoint import Manifest, ShardIdentity
+from index_sync.delete_watch import DeleteWatch
 from index_sync.grouping import Grouping
 from index_sync.kafka_facts import delete_retention_ms
 from index_sync.shard import Shard
@@ -44,9 +45,13 @@ class HostedShard:
         store = open_store(settings.snapshot_url, settings.fetch.store_options, setting="index.snapshot_url", retries=3)
         self._store = SnapshotStore(store, identity, keep=settings.index.keep_snapshots)
         self._turn = threading.Lock()
-        state = trusted_state(settings, identity, _patiently(self._store.restore), clock.wall_ms())
+        retention_ms = tombstones_stay_ms(settings, identity.topic)
+        now_ms = clock.wall_ms()
+        state, complete_ms = trusted_state(identity, _patiently(self._store.restore), retention_ms, now_ms)
+        self._deletes = DeleteWatch(complete_ms, retention_ms)
         self.shard = Shard(identity.bits, seal_rows=settings.index.seal_rows, state=state)
         self.saved_checkpoint = state.checkpoint
+        self._saved_complete_ms = complete_ms
         self.saved_at_s = clock.monotonic_s()
         quantizers = QuantizerStore(store, identity.topic, identity.bits)
         self._grouping = Grouping(
@@ -67,18 +72,30 @@ class HostedShard:
             RetryableError, FatalError: the store is away, or refuses us.
         """
         with self._turn:
-            manifest = self._store.save(self.shard.capture().state(), self._clock.wall_ms())
+            complete_ms = self._deletes.complete_ms  # before the state, which may only be younger
+            manifest = self._store.save(self.shard.capture().state(), self._clock.wall_ms(), complete_ms)
             self.saved_checkpoint = manifest.checkpoint
+            self._saved_complete_ms = complete_ms
             self._store.retain()
             return manifest
 
+    def held_all(self, now_ms: int) -> None:
+        """Note that the shard holds all that its partition had at `now_ms`. One thread calls it."""
+        behind_since_ms = self._deletes.complete_ms
+        if self._deletes.held_all(now_ms):
+            log.error(
+                "shard %s was behind its topic for %.1f h, longer than tombstones stay there (delete.retention.ms): it "
+                "may have missed deletes, and its snapshots are not trusted; restart this worker to rebuild it",
+                *(self.identity.name, (now_ms - behind_since_ms) / 3_600_000),
+            )
+
     def snapshot(self) -> bool:
-        """Publish the state if it moved since the last snapshot; True if it is published now. Blocks.
+        """Publish the state if it moved or the last snapshot gets old; True if what is published is as good. Blocks.
 
         A store that is away costs a longer replay at the next start, no more: it is logged and counted.
         """
         self.saved_at_s = self._clock.monotonic_s()
-        if self.shard.checkpoint == self.saved_checkpoint:
+        if self.shard.checkpoint == self.saved_checkpoint and not self._deletes.outgrew(self._saved_complete_ms):
             return True
         started_s = time.monotonic()
         try:
@@ -155,24 +172,38 @@ class Fence:
         return not self.closed
 
 
-def trusted_state(settings: Settings, identity: ShardIdentity, restored: Restored, now_ms: int) -> ShardState:
-    """The restored state, or an empty one if the snapshot is older than tombstones stay on the topic. Blocks."""
+def trusted_state(
+    identity: ShardIdentity, restored: Restored, retention_ms: int, now_ms: int
+) -> tuple[ShardState, int]:
+    """The state to start from, and when it held all that the partition had (epoch milliseconds).
+
+    It is empty if there is no snapshot, or one that is older than tombstones stay on the topic.
+    """
+    empty = ShardState.empty(identity.bits // 8), now_ms
     if restored.manifest is None:
-        return restored.state
-    age_ms = now_ms - restored.manifest.created_ms
-    try:
-        retention_ms = delete_retention_ms(settings, identity.topic)
-    except RetryableError as error:
-        retention_ms = settings.topics.delete_retention_ms
-        log.warning("%s; taking topics.delete_retention_ms, %d, for that of the topic", error, retention_ms)
+        return empty
+    trusted_from_ms = restored.manifest.trusted_from_ms
+    age_ms = now_ms - trusted_from_ms
     if age_ms <= retention_ms:
-        return restored.state
+        return restored.state, trusted_from_ms
     log.warning(
         "snapshot %d of %s is %.1f h old, and tombstones stay on the topic for %.1f h (delete.retention.ms): it may "
         "have missed deletes, so the shard is rebuilt from offset 0",
         *(restored.manifest.number, identity.name, age_ms / 3_600_000, retention_ms / 3_600_000),
     )
-    return ShardState.empty(identity.bits // 8)
+    return empty
+
+
+def tombstones_stay_ms(settings: Settings, topic: str) -> int:
+    """The topic's `delete.retention.ms`; the setting, with a warning, while the broker is away. Blocks."""
+    try:
+        return delete_retention_ms(settings, topic)
+    except RetryableError as error:
+        log.warning(
+            "%s; taking topics.delete_retention_ms, %d, for that of the topic",
+            *(error, settings.topics.delete_retention_ms),
+        )
+        return settings.topics.delete_retention_ms
 
 
 class Upkeep:

@@ -38,7 +38,7 @@ from index_sync.upkeep import HostedShard, Upkeep, forget_metrics
 from pinstream import metrics
 from pinstream.clock import Clock, SystemClock
 from pinstream.codes import Fingerprint, RefusedCode
-from pinstream.errors import FatalError, PinstreamError
+from pinstream.errors import FatalError, PinstreamError, RetryableError
 from pinstream.http_status import HttpServer, status_app
 from pinstream.kafka_clients import instance_name, reachable_admin, redis_url
 from pinstream.kafka_topics import codes_topic, ensure_topics
@@ -171,14 +171,22 @@ class IndexWorker:
         self.lag.assigned(partitions)
         starts: dict[int, int] = {}
         try:
-            self._searchable_from |= self._source.committed(partitions, BROKER_WAIT_S)
             ends = self._log_ends.ask(self._topic, partitions, BROKER_WAIT_S)
+            self._searchable_from |= self._committed(partitions, ends)
             for partition in partitions:
                 starts[partition] = self._host(partition, ends.get(partition))
         except PinstreamError as error:
             self._fail(error)
         self._serve()
         return starts
+
+    def _committed(self, partitions: list[int], ends: dict[int, int]) -> dict[int, int]:
+        """The group's offsets; while the broker can't tell them, where the partitions end."""
+        try:
+            return self._source.committed(partitions, BROKER_WAIT_S)
+        except RetryableError as error:
+            log.warning("freshness counts what comes after the present end of the topic: %s", error)
+            return ends
 
     def revoked(self, partitions: list[int]) -> None:
         """The group takes these partitions: snapshot their shards, so that the next owner starts from there."""
@@ -243,6 +251,9 @@ class IndexWorker:
         if done:
             self.lag.done(done)
             self._source.commit_soon(done)
+        for partition, complete_ms in self.lag.complete_ms().items():
+            if partition in self._hosted:
+                self._hosted[partition].held_all(complete_ms)
 
     def _apply(self, hosted: HostedShard, messages: Sequence[Message]) -> int:
         """Apply one partition's records; return its next offset."""

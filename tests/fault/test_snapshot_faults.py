@@ -251,7 +251,7 @@ def test_a_manifest_of_a_newer_pinstream_is_fatal(tmp_path: Path) -> None:
     store.restore()
     save(store, new_shard())
     (path,) = files(tmp_path, "*.json")
-    forge(path, {"format": 2})
+    forge(path, {"format": 3})
     with pytest.raises(FatalError, match="upgrade pinstream"):
         store_at(tmp_path).restore()
 

@@ -93,6 +93,45 @@ def test_a_snapshot_is_trusted_for_as_long_as_the_topic_keeps_tombstones(
 
 
 @pytest.mark.kafka
+def test_a_young_snapshot_of_a_shard_that_lags_is_as_old_as_its_lag(
+    calm: Settings, shard: ShardIdentity, clock: HandClock
+) -> None:
+    hosted = HostedShard(calm, shard, clock)
+    hosted.held_all(clock.wall_ms())
+    for _ in range(5):
+        clock.now_s += 700
+        grow(hosted)
+        assert hosted.snapshot()
+    assert HostedShard(calm, shard, clock).shard.checkpoint == 50
+    clock.now_s += 101  # the newest is 101 s old, and 3,601 s have passed since the shard stood at the end
+    assert HostedShard(calm, shard, clock).shard.checkpoint == 0
+
+
+@pytest.mark.kafka
+def test_an_idle_shard_renews_its_snapshot(calm: Settings, shard: ShardIdentity, clock: HandClock) -> None:
+    hosted = HostedShard(calm, shard, clock)
+    grow(hosted)
+    for _ in range(8):
+        hosted.held_all(clock.wall_ms())
+        assert hosted.snapshot()
+        clock.now_s += 1800
+    assert HostedShard(calm, shard, clock).shard.checkpoint == 10
+
+
+@pytest.mark.kafka
+def test_a_shard_that_was_behind_for_longer_than_tombstones_stay_is_rebuilt_by_a_restart(
+    calm: Settings, shard: ShardIdentity, clock: HandClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    hosted = HostedShard(calm, shard, clock)
+    clock.now_s += 3601
+    grow(hosted)
+    hosted.held_all(clock.wall_ms())
+    assert "was behind its topic for 1.0 h" in caplog.text
+    assert hosted.snapshot()
+    assert HostedShard(calm, shard, clock).shard.checkpoint == 0
+
+
+@pytest.mark.kafka
 def test_without_a_broker_the_setting_stands_in(
     calm: Settings, shard: ShardIdentity, clock: HandClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 
@@ -11,11 +12,12 @@ from index_sync.checkpoint import FileEntry, Manifest, SegmentEntry, ShardIdenti
 from pinstream.errors import CorruptStateError, PinstreamError
 
 MANIFEST = Manifest(
-    format=1,
+    format=2,
     number=7,
     shard=ShardIdentity(topic="codes.v1.0123456789ab", partition=0, partitions=4, bits=2048, model="0" * 64),
     writer="w",
     created_ms=1,
+    complete_ms=0,
     checkpoint=2**40,
     newest_event_time_ms=None,
     live_rows=12,
@@ -26,6 +28,15 @@ MANIFEST = Manifest(
 
 def test_a_manifest_comes_back_as_it_was() -> None:
     assert parse_manifest(write_manifest(MANIFEST), 7) == MANIFEST
+
+
+def test_format_1_counts_its_age_from_when_it_was_written() -> None:
+    fields = json.loads(write_manifest(MANIFEST))["manifest"] | {"format": 1, "created_ms": 5}
+    del fields["complete_ms"]
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    old = json.dumps({"manifest": fields, "sha256": hashlib.sha256(canonical).hexdigest()}).encode()
+    assert parse_manifest(old, 7).trusted_from_ms == 5
+    assert MANIFEST.trusted_from_ms == 0
 
 
 def test_no_single_flipped_bit_changes_what_a_manifest_says() -> None:

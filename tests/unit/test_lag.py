@@ -53,3 +53,22 @@ def test_a_producers_clock_ahead_of_ours_is_no_negative_lag() -> None:
     lag.done(0)
     lag.head(0, append_ms=9_000)
     assert lag.lag(0) == Lag(1, 0.0)
+
+
+def test_complete_is_the_latest_moment_of_which_everything_is_done() -> None:
+    lag, seen = PartitionLag(), list[int | None]()
+    for done, end in ((4, 10), (9, 20), (15, 30), (30, 31)):  # always behind, but not by more than a second or two
+        lag.done(done)
+        seen.append(lag.complete_ms)
+        lag.saw_end(end, now_ms=100 * end)
+    assert seen == [None, None, 1000, 3000]
+
+
+def test_an_idle_partition_is_complete_for_as_long_as_the_broker_says_so() -> None:
+    lag = PartitionLag()
+    lag.saw_end(10, now_ms=0)
+    lag.done(10)
+    lag.saw_end(10, now_ms=5000)
+    assert lag.complete_ms == 5000
+    assert lag.lag(9000) == Lag(0, 0.0)
+    assert lag.complete_ms == 5000
