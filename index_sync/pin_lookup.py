@@ -1,9 +1,10 @@
-"""Finds rows by Pin id in columns of any order, for 4.25 bytes a row. Immutable; any thread.
+"""Finds rows by Pin id in columns of any order, for 5.25 bytes a row. Immutable; any thread.
 
-Rows sorted by Pin id are searched directly. Otherwise a permutation sorts them, and every 32nd Pin id in that order is
-kept beside it, so that a look-up of thousands of ids misses the cache a few times an id and not twenty.
+Rows sorted by Pin id are searched directly. Otherwise a permutation sorts them, and in that order every 32nd Pin id and
+one byte of each one's hash are kept: a look-up finds its block of 32, compares their bytes at once, and reads the Pin
+ids of the few that agree. So an id costs a cache miss or two, and one that isn't there costs no more.
 
-Shapes: N rows, M wanted ids.
+Shapes: N rows, M wanted ids, G blocks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import numpy.typing as npt
 
 from index_sync.code_batch import Int64s
 
-_STRIDE: Final = 32
+_BLOCK: Final = 32
+_SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 ÷ the golden ratio: multiplied by it, ids that follow one another, or end alike, differ in their top byte."""
 
 
 class PinLookup:
@@ -28,29 +31,33 @@ class PinLookup:
     def __init__(self, pin_id: Int64s) -> None:
         self._pin_id = pin_id
         self._by_pin: npt.NDArray[np.uint32] | None = None
-        self._every = pin_id
+        self._first = pin_id
         if not (pin_id[1:] > pin_id[:-1]).all():
             self._by_pin = np.argsort(pin_id).astype(np.uint32)
             ascending = pin_id[self._by_pin]
             if (ascending[1:] == ascending[:-1]).any():
                 raise ValueError("a Pin id comes twice")
-            self._every = ascending[::_STRIDE].copy()
+            self._first = ascending[::_BLOCK].copy()
+            self._hash_GB = np.zeros((len(self._first), _BLOCK), dtype=np.uint8)
+            self._hash_GB.ravel()[: len(ascending)] = _hash_byte(ascending)
 
     def rows(self, wanted: Int64s) -> npt.NDArray[np.intp]:
         """intp [M]: the row of each Pin id, −1 where there is none. Fastest if `wanted` ascends."""
         if not len(self._pin_id):
             return np.full(len(wanted), -1, dtype=np.intp)
-        row = np.maximum(np.searchsorted(self._every, wanted, side="right") - 1, 0)
-        if self._by_pin is not None:
-            row = self._by_pin[self._last_not_above(wanted, row * _STRIDE)].astype(np.intp)
-        return np.where(self._pin_id[row] == wanted, row, -1)
+        block = np.maximum(np.searchsorted(self._first, wanted, side="right") - 1, 0)
+        if self._by_pin is None:
+            return np.where(self._pin_id[block] == wanted, block, -1)
+        agrees_MB = self._hash_GB[block] == _hash_byte(wanted)[:, np.newaxis]
+        one, within = np.nonzero(agrees_MB)
+        place = np.minimum(block[one] * _BLOCK + within, len(self._by_pin) - 1)  # the last block may be padded
+        candidate = self._by_pin[place].astype(np.intp)
+        found = self._pin_id[candidate] == wanted[one]
+        row = np.full(len(wanted), -1, dtype=np.intp)
+        row[one[found]] = candidate[found]
+        return row
 
-    def _last_not_above(self, wanted: Int64s, place: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-        """The last place in sorted order, within `_STRIDE` of `place`, whose Pin id is at most the wanted one."""
-        assert self._by_pin is not None
-        step = _STRIDE // 2
-        while step:
-            next_place = np.minimum(place + step, len(self._by_pin) - 1)
-            place = np.where(self._pin_id[self._by_pin[next_place]] <= wanted, next_place, place)
-            step //= 2
-        return place
+
+def _hash_byte(pin_id: Int64s) -> npt.NDArray[np.uint8]:
+    top: npt.NDArray[np.uint8] = (pin_id.view(np.uint64) * _SPREAD >> np.uint64(56)).astype(np.uint8)
+    return top

@@ -269,14 +269,19 @@ class Shard:
         known_offset = self._graveyard.offsets(pin_id)
         lives = np.zeros(len(pin_id), dtype=bool)
         places = []
-        for held in (*self._closed, self._fresh_held):
-            row = held.segment.find(pin_id)
-            pin = np.flatnonzero(held.tombstones.lives(row))
-            if len(pin):
-                row = row[pin]
+        missing = np.arange(len(pin_id))
+        # A Pin lives in one segment at most: the largest first, and no further than where it is found.
+        for held in sorted((*self._closed, self._fresh_held), key=lambda held: -held.segment.row_count):
+            if not len(missing):
+                break
+            row = held.segment.find(pin_id[missing])
+            here = held.tombstones.lives(row)
+            if here.any():
+                pin, row = missing[here], row[here]
                 known_offset[pin] = held.segment.rows.source_offset[row]
                 lives[pin] = True
                 places.append(_Place(held, pin, row))
+                missing = missing[~here]
         return known_offset, lives, places
 
     def _bury(self, newest: NewestPerPin, offset: Int64s, buried: Bools) -> None:
