@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import psutil  # type: ignore[import-untyped]  # ships no types
 
 
 class PeerError(Exception):
-    """What a contender raised."""
+    """What a contender raised, or that it ended or took too long."""
 
 
 class PeerProcess:
@@ -21,10 +22,12 @@ class PeerProcess:
     Args:
         python: the interpreter of the environment that has its library.
         threads: OpenMP threads that it may use.
+        limit_s: of one call; a contender that takes longer is killed.
     """
 
-    def __init__(self, name: str, python: Path, folder: Path, bits: int, threads: int) -> None:
+    def __init__(self, name: str, python: Path, folder: Path, bits: int, threads: int, limit_s: float) -> None:
         self.name = name
+        self._limit_s = limit_s
         folder.mkdir(parents=True, exist_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONWARNINGS": "ignore"}
         self._process = subprocess.Popen(
@@ -44,6 +47,9 @@ class PeerProcess:
         try:
             pickle.dump((method, arguments), self._process.stdin)
             self._process.stdin.flush()
+            if not select.select([self._process.stdout], [], [], self._limit_s)[0]:
+                self.kill()
+                raise PeerError(f"{self.name} took longer than {self._limit_s:g} s in {method}")
             seconds, result = pickle.load(self._process.stdout)  # noqa: S301 (from our child)
         except (EOFError, BrokenPipeError) as error:
             raise PeerError(f"{self.name} ended with {self._process.wait()} in {method}") from error
@@ -58,6 +64,8 @@ class PeerProcess:
 
     def kill(self) -> None:
         """SIGKILL, with the processes that it started."""
+        if self._process.poll() is not None:
+            return
         family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
         for one in family:
             one.kill()
