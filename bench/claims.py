@@ -24,6 +24,7 @@ def record_claim(
     better: Literal["higher", "lower"],
     unit: str,
     value: float | None = None,
+    faults: int = 0,
     details: dict[str, Any] | None = None,
     results: Path = RESULTS,
 ) -> dict[str, Any]:
@@ -34,10 +35,12 @@ def record_claim(
         bar: what the value must reach; None: there is no bar, `holds` is null.
         better: `higher` (value ≥ bar) or `lower` (value ≤ bar).
         value: what is claimed; by default the median of the samples.
+        faults: what must be none, such as wrong answers: with one the claim does not hold, whatever its value.
         details: further figures of the same run, such as both sides of a ratio.
     """
     claimed = statistics.median(samples) if value is None else value
-    holds = None if bar is None else (claimed >= bar if better == "higher" else claimed <= bar)
+    reached = bar is None or (claimed >= bar if better == "higher" else claimed <= bar)
+    holds = None if bar is None and not faults else reached and not faults
     claim: dict[str, Any] = {
         "id": claim_id,
         "value": _rounded(claimed),

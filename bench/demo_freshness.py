@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench.claims import record_claim
 from pinstream.cli.demo.scenario import Demo, Plan
-from pinstream.cli.demo.worker_metrics import Buckets
+from pinstream.worker_metrics import Buckets
 
 QUERIES = 500
 

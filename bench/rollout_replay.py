@@ -1,8 +1,9 @@
-"""`rollout.replay_vs_unthrottled`: the rate of a replay under the controller's eyes ÷ that of an embed worker that is
-not paced; both beside the same live generation with light traffic, in turn, over the same Pins with inline images.
+"""`rollout.replay_vs_unthrottled`: the rate of a replay under a controller's eyes ÷ that of an embed worker that is not
+paced; both beside the same live generation with light traffic, in turn, over the same Pins with inline images.
 
 Every run embeds all Pins with the default model under a fingerprint, and so a group, a codes topic and a code cache, of
-its own. The details hold the largest error of the ETA from 20 % of the way on, as a share of the way.
+its own. The two take turns in going first, so that a machine that slows down favours neither. The details hold the
+largest error of the ETA from 20 % of the way on, as a share of the way; none is told before ten seconds have passed.
 
     python -m bench.rollout_replay
 """
@@ -40,16 +41,25 @@ from pinstream.local.worker_process import WorkerProcess
 from pinstream.settings import Settings
 from producers.kafka_pins import PinProducer
 from producers.pin_source import data_uri, now_ms
+from rollout.commands import Commands
 from rollout.front_door import registry_store
-from rollout.generation import Application, Generation, Registry, State
+from rollout.generation import Replay, State
 from rollout.kafka_offsets import GroupOffsets, embed_group
+from rollout.kafka_replay import planned
 from rollout.redis_replay import ReplayMirror
 from rollout.redis_signal import RedisSignal
-from rollout.replay_commands import ReplayCommands
-from rollout.replay_duty import ReplayDuty
+from rollout.start_plan import plan_at_start
 
 SIDE = 128
 """Pixels: a thumbnail of about 4 kB, no two alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    settings: Settings
+    artifact: Artifact
+    encoder: TorchEncoder
+    commands: Commands
 
 
 @dataclass(slots=True)
@@ -107,30 +117,30 @@ def live_generation(settings: Settings, artifact: Artifact, folder: Path, pins_p
             full = ["-m", "pinstream.cli.main", *command]
             worker = WorkerProcess(full, settings.environment(), folder / f"{command[0]}.log")
             stack.enter_context(worker).wait_ready(120)
+        controller = ["-m", "pinstream.cli.main", "rollout", "run"]
+        stack.enter_context(WorkerProcess(controller, settings.environment(), folder / "controller.log"))
         thread.start()
         stack.callback(thread.join)
         stack.callback(stop.set)
         yield
 
 
-def replay(settings: Settings, artifact: Artifact, encoder: TorchEncoder, *, paced: bool) -> Run:
-    """Embed the whole topic with a worker of a new fingerprint; its rate is that of the commits after the first."""
-    model = Fingerprint(uuid.uuid4().hex * 2)
+def replay(bench: Bench, *, paced: bool) -> Run:
+    """Embed the whole topic with a worker of a new fingerprint; its rate is that of the commits after the first.
+
+    Paced: it is a generation of the registry, which the controller looks after; else nobody knows of it.
+    """
+    settings, artifact, encoder = bench.settings, bench.artifact, bench.encoder
+    model, run = Fingerprint(uuid.uuid4().hex * 2), Run(paced)
+    if paced:
+        bench.commands.start(model.hex, encoder.bits, "bench", planned(settings, Replay()))
+        bench.commands.move(model.hex, State.CREATED, State.REPLAYING)
     embed = settings.embed.model_copy(update={"instance_id": f"bench-{model.short}"})
     image_input = ImageInput(artifact.manifest.preprocessing, settings.fetch.max_pixels)
-    worker = EmbedWorker(settings.model_copy(update={"embed": embed}), encoder, image_input, model)
+    own = settings.model_copy(update={"embed": embed})
+    worker = EmbedWorker(own, encoder, image_input, model, plan=plan_at_start(settings, model))
     thread = threading.Thread(target=worker.run)
-    offsets, run = GroupOffsets(settings), Run(paced)
-    generations = {
-        model.hex: Generation(model=model.hex, bits=encoder.bits, artifact="bench", state=State.REPLAYING),
-        artifact.fingerprint.hex: Generation(
-            model=artifact.fingerprint.hex, bits=encoder.bits, artifact="bench", state=State.LIVE
-        ),
-    }
-    registry = Registry(generations=generations, live=dict.fromkeys(Application, artifact.fingerprint.hex))
-    signal = RedisSignal(settings.redis.url, settings.topics.pins, 1)
-    duty = ReplayDuty(settings, ReplayCommands(registry_store(settings), signal, "bench"))
-    mirror = ReplayMirror(settings.redis.url, 1)
+    offsets, mirror = GroupOffsets(settings), ReplayMirror(settings.redis.url, 1)
     thread.start()
     first: tuple[float, int] | None = None
     next_look_s = time.monotonic()
@@ -143,15 +153,15 @@ def replay(settings: Settings, artifact: Artifact, encoder: TorchEncoder, *, pac
             break
         if paced and first and now_s >= next_look_s:
             next_look_s = now_s + settings.rollout.controller_interval_s
-            duty(registry)
             watch(run, mirror, model, now_s - first[0])
-        time.sleep(0.05)
-    assert first is not None
+        time.sleep(0.1)
     seconds = now_s - first[0]
     run.rate_per_s = (done - first[1]) / seconds
     worker.stop()
     thread.join()
-    duty.close()
+    if paced:
+        bench.commands.retire(model.hex)
+    mirror.close()
     offsets.close()
     run.judge_etas(seconds)
     print(f"paced={paced} {run.rate_per_s:.1f}/s in {seconds:.1f} s, ETA error {run.worst_eta_error}", flush=True)
@@ -160,7 +170,8 @@ def replay(settings: Settings, artifact: Artifact, encoder: TorchEncoder, *, pac
 
 def watch(run: Run, mirror: ReplayMirror, model: Fingerprint, at_s: float) -> None:
     report = mirror.reported(model.hex)
-    assert report is not None
+    if report is None:
+        return  # the controller has not looked yet
     if report.progress.eta_s is not None:
         run.told.append((at_s, report.progress.eta_s))
     if report.limit_per_s is not None:
@@ -171,8 +182,8 @@ def watch(run: Run, mirror: ReplayMirror, model: Fingerprint, at_s: float) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pins", type=int, default=6000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pins", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--live-per-s", type=float, default=2.0)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,11 +195,14 @@ def main() -> None:
         settings = bare.model_copy(update={"index": index})
         ensure_topics(reachable_admin(settings), pins_topics(settings.topics), settings.topics)
         fill(settings, given.pins, seed=1)
+        signal = RedisSignal(settings.redis.url, settings.topics.pins, 1)
+        commands = Commands(registry_store(settings), signal, "bench")
+        commands.adopt(artifact.fingerprint.hex, artifact.bits, "bench")
+        bench = Bench(settings, artifact, encoder, commands)
         with live_generation(settings, artifact, Path(folder), given.live_per_s):
-            runs = [
-                replay(settings, artifact, encoder, paced=paced) for _ in range(given.rounds) for paced in (False, True)
-            ]
-    free, paced = runs[0::2], runs[1::2]
+            orders = ((False, True), (True, False))
+            runs = [replay(bench, paced=paced) for number in range(given.rounds) for paced in orders[number % 2]]
+    free, paced = ([run for run in runs if run.paced is kind] for kind in (False, True))
     record_claim(
         "rollout.replay_vs_unthrottled",
         [ours.rate_per_s / bare.rate_per_s for ours, bare in zip(paced, free, strict=True)],

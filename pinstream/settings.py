@@ -303,7 +303,8 @@ class RolloutSettings(_Section):
     freshness_window_s: float = Field(default=10.0, ge=2, le=600)
     """Over how long that p99 is taken, and how long a replay that has just yielded waits to see what it helped."""
     replay_floor_per_s: float = Field(default=10.0, gt=0)
-    """Records/s, of all workers of a replay together, below which it never yields: it must end one day."""
+    """Records/s, of all workers of a replay together, below which it never yields: it must end one day. For the same
+    reason never below 1.25 times what is appended to the topic meanwhile."""
 
 
 class Settings(BaseSettings):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from pinstream.cli.demo.worker_metrics import Buckets
+from pinstream.worker_metrics import Buckets
 
 MIN_VALUES: Final = 100
 """Fewer values have no p99: the window reaches further back for more, up to `LONGEST` windows."""

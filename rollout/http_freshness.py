@@ -9,11 +9,11 @@ from typing import Final
 import httpx
 
 from consumers.lag import PartitionLag
-from pinstream.cli.demo.worker_metrics import read_workers
 from pinstream.clock import Clock
 from pinstream.codes import Fingerprint
 from pinstream.errors import RetryableError
 from pinstream.settings import Settings
+from pinstream.worker_metrics import read_workers
 from rollout.freshness import RecentQuantile
 from rollout.kafka_offsets import GroupOffsets, embed_group, index_group
 from rollout.redis_replay import ReplayMirror

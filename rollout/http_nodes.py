@@ -20,8 +20,8 @@ from pydantic import BaseModel, ValidationError
 from index_sync.http_audit import NodeClient
 from index_sync.search_protocol import LeafCode, SearchAnswer
 from index_sync.segment import CodeRows
-from pinstream.cli.demo.worker_metrics import Buckets, read_workers
 from pinstream.errors import FatalError, RetryableError
+from pinstream.worker_metrics import Buckets, read_workers
 
 TIMEOUT_S: Final = 30.0
 _PATIENCE: Final = 5

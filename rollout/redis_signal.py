@@ -39,6 +39,14 @@ end
 return 0
 """
 """An older registry never replaces a newer one, unless it is forced to."""
+_NEWER: Final = """
+local held = tonumber(redis.call('HGET', KEYS[1], 'number') or '-1')
+if held ~= nil and held > tonumber(ARGV[1]) then
+  return redis.call('HGET', KEYS[1], 'document')
+end
+return false
+"""
+"""One round trip, which carries the document only if it is news."""
 
 
 class FrontStatus(BaseModel):
@@ -92,12 +100,8 @@ class RedisSignal:
 
     def newer_than(self, number: int) -> Registry | None:
         """The mirrored registry if it has a higher number. What can't be read is none, and logged."""
-        client = self._client()
         try:
-            held: Any = client.hget(self._key, "number")
-            if held is None or not held.isdigit() or int(held) <= number:
-                return None
-            document: Any = client.hget(self._key, "document")
+            document: Any = self._client().eval(_NEWER, 1, self._key, str(number))
         except (RedisError, OSError) as error:
             raise RetryableError(f"Redis is away: {error}") from error
         if document is None or len(document) > MAX_REGISTRY_BYTES:

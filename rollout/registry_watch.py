@@ -26,7 +26,6 @@ from rollout.store_registry import MAX_REGISTRY_BYTES, RegistryStore
 log = logging.getLogger(__name__)
 
 _SAY_EVERY_S: Final = 1.0
-_TRY_AGAIN_S: Final = 0.25
 
 
 class RegistryWatch:
@@ -57,7 +56,10 @@ class RegistryWatch:
         self._on_change = on_change
         self._status = status
         self._lock = threading.Lock()
+        self._keeping = threading.Lock()
+        """Around the copy on the disk, which nobody who waits for a change waits for."""
         self._newest = NewestRegistry()
+        self._kept = self._newest.registry
         self._said: tuple[FrontStatus, float] | None = None
         self._up: dict[str, bool] = {}
         self._stop = threading.Event()
@@ -71,7 +73,9 @@ class RegistryWatch:
         copied = self._read_copy()
         if copied is not None:
             self._take(lambda now_s: self._newest.from_mirror(copied, now_s))
+            self._kept = self._newest.registry
         self._look_at_store()
+        self._keep_copy()
         for thread in self._threads:
             thread.start()
 
@@ -93,10 +97,11 @@ class RegistryWatch:
                         self._signal.drop_front(self._status().name)
                         return
                     self._look_at_redis()
+                    self._keep_copy()
             except RetryableError as error:
                 self._say_up("Redis", error)
                 metrics.REDIS_UP.set(0)
-                self._stop.wait(_TRY_AGAIN_S)
+                self._stop.wait(self._poll_redis_s)
 
     def _look_at_redis(self) -> None:
         newer = self._signal.newer_than(self._newest.registry.number)
@@ -112,6 +117,7 @@ class RegistryWatch:
     def _follow_store(self) -> None:
         while not self._stop.wait(self._poll_store_s):
             self._look_at_store()
+            self._keep_copy()
 
     def _look_at_store(self) -> None:
         asked_s = time.monotonic()
@@ -139,7 +145,6 @@ class RegistryWatch:
             log.info("registry %d: %s did %r", registry.number, registry.by, registry.action)
             metrics.REGISTRY_NUMBER.set(registry.number)
             self._on_change(registry)
-            self._write_copy(registry)
 
     def _read_copy(self) -> Registry | None:
         try:
@@ -151,6 +156,13 @@ class RegistryWatch:
         except (OSError, ValidationError) as error:
             log.warning("the copy of the registry at %s can't be read: going on without it (%s)", self._copy, error)
             return None
+
+    def _keep_copy(self) -> None:
+        with self._keeping:
+            registry = self._newest.registry
+            if registry is not self._kept:
+                self._write_copy(registry)
+                self._kept = registry
 
     def _write_copy(self, registry: Registry) -> None:
         half = self._copy.with_name(f"{self._copy.name}.{os.getpid()}.{uuid.uuid4().hex}")

@@ -23,6 +23,8 @@ CALM: Final = 0.8
 """Of the objective: above this freshness is not yet bad, and not good enough to go faster."""
 RELEASE: Final = 2.0
 """A limit at this multiple of what the replay really reaches holds nothing back any more: it is lifted."""
+AHEAD: Final = 1.25
+"""It never yields below this multiple of what is appended: it would never end, and what it puts off comes back."""
 MAX_STEP_S: Final = 5.0
 """A controller that was away for an hour has not seen an hour of good freshness."""
 TRUSTED_S: Final = 60.0
@@ -39,7 +41,7 @@ class YieldControl:
     Args:
         objective_s: live freshness that shall not be crossed.
         settle_s: after a cut, how long until it can be told whether it helped.
-        floor_per_s: never less.
+        floor_per_s: never less, nor than `AHEAD` of what is appended.
     """
 
     objective_s: float
@@ -52,12 +54,15 @@ class YieldControl:
     _cut_at_s: float = field(default=float("-inf"), init=False)
     _seen_at_s: float | None = field(default=None, init=False)
 
-    def decide(self, now_s: float, freshness_s: float | None, reached_per_s: float | None) -> float | None:
+    def decide(
+        self, now_s: float, freshness_s: float | None, reached_per_s: float | None, appended_per_s: float = 0.0
+    ) -> float | None:
         """The limit from now on.
 
         Args:
             freshness_s: of the live generation, p99; None: nobody knows, and the limit stays as it is.
-            reached_per_s: what the replay does now.
+            reached_per_s: what the replay does now; None: nobody knows yet.
+            appended_per_s: records/s that live traffic adds to the topic.
         """
         passed_s = 0.0 if self._seen_at_s is None else min(MAX_STEP_S, max(0.0, now_s - self._seen_at_s))
         self._seen_at_s = now_s
@@ -68,13 +73,15 @@ class YieldControl:
                 self._cut(now_s, reached_per_s)
         elif freshness_s <= CALM * self.objective_s and self.limit_per_s is not None:
             self._grow(self.limit_per_s, passed_s, reached_per_s)
+        if self.limit_per_s is not None:
+            self.limit_per_s = max(self.limit_per_s, self.floor_per_s, AHEAD * appended_per_s)
         return self.limit_per_s
 
     def _cut(self, now_s: float, reached_per_s: float | None) -> None:
         """Halve what the replay really does: halving a limit that it does not reach would help nobody."""
         known = [rate for rate in (self.limit_per_s, reached_per_s) if rate is not None]
         self._suffered_per_s = min(known, default=None)
-        self.limit_per_s = max(self.floor_per_s, CUT * (self._suffered_per_s or 0.0))
+        self.limit_per_s = CUT * (self._suffered_per_s or 0.0)
         self._cut_at_s = now_s
 
     def _grow(self, limit_per_s: float, passed_s: float, reached_per_s: float | None) -> None:

@@ -96,10 +96,13 @@ class ReplayDuty:
         watched.estimator.observe(now_s, seen.committed, seen.ends, held=held)
         if one.state in RUNNING:
             self._probe(watched, seen.ends)
-        reached_per_s = watched.estimator.recent_per_s(self._settings.rollout.freshness_window_s)
+        window_s = self._settings.rollout.freshness_window_s
+        reached_per_s = watched.estimator.recent_per_s(window_s) or one.replay.max_records_per_s
+        appended_per_s = watched.estimator.growth_per_s(window_s) or 0.0
         limit_per_s = watched.control.limit_per_s
         if not held:
-            before_per_s, limit_per_s = limit_per_s, watched.control.decide(now_s, freshness_s, reached_per_s)
+            before_per_s = limit_per_s
+            limit_per_s = watched.control.decide(now_s, freshness_s, reached_per_s, appended_per_s)
             if limit_per_s is not None and (before_per_s is None or limit_per_s < before_per_s):
                 self._live.yielded()
         plan = plan_of(one, limit_per_s)

@@ -1,8 +1,8 @@
 """How far a replay is, how fast, and when it will have caught up, per partition and in all. Pure.
 
 What is counted is records, not offsets: a compacted topic has gaps, wide where it is old, and an ETA by offsets is far
-too early at first (`LogDensity`). Time counts only while the replay is not held, and the rate is that of the last half
-of it: long enough to bridge the noise, short enough to follow a worker that came or went.
+too early at first (`LogDensity`). Time counts from the first commit on, while the replay is not held, and the rate is
+that of the last half of it: long enough to bridge the noise, short enough to follow a worker that came or went.
 
 The log grows meanwhile, so what closes the gap is the difference of the two rates. The whole ends when its slowest
 worker does, whose partitions share its speed: so ETAs are made per owner, and the largest counts.
@@ -88,12 +88,11 @@ class ReplayEstimator:
         passed_s = 0.0 if self._seen_at_s is None else max(0.0, now_s - self._seen_at_s)
         self._seen_at_s = now_s
         self._latest = (self._latest[0] | dict(done), self._latest[1] | dict(ends))
-        if held:
-            self._samples.clear()
-            self._active_s = 0.0
+        known_done, known_ends = self._latest
+        if held or all(known_done.get(p, start) <= start for p, start in self.starts.items()):
+            self.forget()  # before the first commit its workers start
             return
         self._active_s += passed_s
-        known_done, known_ends = self._latest
         self._samples.append(
             _Sample(
                 self._active_s,
@@ -144,6 +143,13 @@ class ReplayEstimator:
             return None
         rates, _ = self._rates(self._window(window_s))
         return sum(rates.values()) if rates else None
+
+    def growth_per_s(self, window_s: float) -> float | None:
+        """Records/s that were appended meanwhile; None as above."""
+        if self._active_s < window_s:
+            return None
+        _, growth = self._rates(self._window(window_s))
+        return sum(growth.values()) if growth else None
 
     def _window(self, back_s: float) -> tuple[_Sample, _Sample] | None:
         """The last sample, and one that is about so much older; None while that is too little to tell a rate."""

@@ -1,4 +1,4 @@
-"""Removes what a retired generation owns: its codes topic, its groups, its snapshots and its keys in Redis.
+"""Removes what a retired generation owns: its codes topic, groups, snapshots, backfill tables and keys in Redis.
 
 The registry says `retired` before anything is removed, so that nobody flips to a half-removed generation. Removing what
 is gone already is no error: killed in the middle, it is simply repeated.
@@ -24,6 +24,7 @@ from pinstream.errors import FatalError, RetryableError
 from pinstream.kafka_clients import reachable_admin, redis_url, translate
 from pinstream.object_store import open_store
 from pinstream.settings import Settings
+from rollout.backfill.store_tables import backfill_folder
 from rollout.kafka_offsets import embed_group, index_group
 
 _GONE_WITHIN_S: Final = 30.0
@@ -37,6 +38,7 @@ class Removed:
     topic: bool
     groups: int
     files: int
+    """Of snapshots and of a backfill."""
     redis_keys: int | None
     """None: Redis is away; what is in it runs out by itself."""
 
@@ -78,7 +80,8 @@ def remove_all(settings: Settings, model: str) -> Removed:
     topic = Fingerprint(model).codes_topic
     had_topic = _delete_topic(admin, topic)
     groups = _delete_groups(admin, _groups(admin, model, settings.kafka.request_timeout_s))
-    return Removed(had_topic, groups, _delete_snapshots(settings, topic), _delete_keys(settings, model))
+    files = sum(_delete_files(settings, folder) for folder in (f"{topic}/", backfill_folder(Fingerprint(model))))
+    return Removed(had_topic, groups, files, _delete_keys(settings, model))
 
 
 def _groups(admin: AdminClient, model: str, timeout_s: float) -> list[str]:
@@ -94,7 +97,7 @@ def _groups(admin: AdminClient, model: str, timeout_s: float) -> list[str]:
 
 def _delete_topic(admin: AdminClient, topic: str) -> bool:
     """Returns when the topic is gone, so that it can be made anew at once."""
-    if topic not in admin.list_topics(timeout=10).topics:
+    if not _is_there(admin, topic):
         return False
     (future,) = admin.delete_topics([topic]).values()
     try:
@@ -103,11 +106,18 @@ def _delete_topic(admin: AdminClient, topic: str) -> bool:
         if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise translate(error, f"asked to delete {topic}") from error
     deadline_s = time.monotonic() + _GONE_WITHIN_S
-    while topic in admin.list_topics(timeout=10).topics:
+    while _is_there(admin, topic):
         if time.monotonic() > deadline_s:
             raise RetryableError(f"{topic} is marked for deletion and still there after {_GONE_WITHIN_S:g} s: repeat")
         time.sleep(0.1)
     return True
+
+
+def _is_there(admin: AdminClient, topic: str) -> bool:
+    try:
+        return topic in admin.list_topics(timeout=10).topics
+    except KafkaException as error:
+        raise translate(error, "asked which topics there are") from error
 
 
 def _delete_groups(admin: AdminClient, groups: list[str]) -> int:
@@ -124,11 +134,11 @@ def _delete_groups(admin: AdminClient, groups: list[str]) -> int:
     return deleted
 
 
-def _delete_snapshots(settings: Settings, topic: str) -> int:
+def _delete_files(settings: Settings, folder: str) -> int:
     store = open_store(settings.snapshot_url, settings.fetch.store_options, setting="index.snapshot_url", retries=3)
-    with store_errors("list the snapshots of a retired generation"):
-        paths = [one["path"] for page in obstore.list(store, f"{topic}/") for one in page]
-    # manifests first: what is left of a removal that was killed is then no snapshot any more
+    with store_errors("list the files of a retired generation"):
+        paths = [one["path"] for page in obstore.list(store, folder) for one in page]
+    # manifests and plans first: what is left of a removal that was killed is then no snapshot or backfill any more
     delete_all(store, sorted(paths, key=lambda path: not path.endswith(".json")))
     return len(paths)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import obstore
@@ -66,7 +66,8 @@ class RegistryStore:
             RegistryConflictError: somebody else published first: look again before you repeat it.
             FatalError: the change itself is refused.
         """
-        before = self.read()
+        numbers = self._numbers()
+        before = self._load(numbers[-1]) if numbers else Registry()
         if expected is not None and before.number != expected:
             raise _conflict(before)
         after = change(before)
@@ -74,14 +75,14 @@ class RegistryStore:
             return before
         named: dict[str, Any] = {"number": before.number + 1, "by": by, "action": action, "at_ms": at_ms}
         after = Registry.model_validate(after.model_copy(update=named).model_dump(mode="json"))
+        if after.number % _TIDIED_EVERY == 0:  # before the change: nothing comes between it and its announcement
+            self._tidy([number for number in numbers if number < after.number - _KEPT])
         try:
             self._put(after)
         except AlreadyExistsError as error:
             winner = self._load(after.number)
             if winner != after:  # else it is ours: the store's answer to an earlier try was lost
                 raise _conflict(winner) from error
-        if after.number % _TIDIED_EVERY == 0:
-            self._tidy(after.number)
         return after
 
     def _numbers(self) -> list[int]:
@@ -119,13 +120,12 @@ class RegistryStore:
         except Exception as error:
             raise RetryableError(f"the registry can't be published: {_first_line(error)}") from error
 
-    def _tidy(self, newest: int) -> None:
-        for number in self._numbers():
-            if number <= newest - _KEPT:
-                try:
-                    obstore.delete(self._store, _path(number))
-                except Exception:  # noqa: BLE001 (the next change tidies again)
-                    return
+    def _tidy(self, numbers: Sequence[int]) -> None:
+        try:
+            for number in numbers:
+                obstore.delete(self._store, _path(number))
+        except Exception:  # noqa: BLE001 (a later change tidies again)
+            return
 
 
 def _conflict(winner: Registry) -> RegistryConflictError:

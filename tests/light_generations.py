@@ -27,6 +27,7 @@ from rollout.controller import Controller
 from rollout.front_door import FrontDoor
 from rollout.generation import Generation
 from rollout.http_front import add_front
+from rollout.start_plan import plan_at_start
 from tests.light_worker import BITS, SIZE, image_input
 
 
@@ -57,7 +58,7 @@ def load_model(generation: Generation) -> QueryEncoder:
 def named(settings: Settings, model: Fingerprint) -> Settings:
     """Settings of one generation's workers, which have names of their own."""
     embed = settings.embed.model_copy(update={"instance_id": f"embed-{model.short}"})
-    index = settings.index.model_copy(update={"instance_id": f"index-{model.short}"})
+    index = settings.index.model_copy(update={"instance_id": f"index-{model.short}-{settings.index.replica}"})
     return settings.model_copy(update={"embed": embed, "index": index})
 
 
@@ -101,7 +102,8 @@ def make(role: str, name: str, settings: Settings) -> EmbedWorker | IndexWorker 
         return Controller(settings)
     model = Fingerprint(name)
     if role == "embed":
-        return EmbedWorker(named(settings, model), SaltedEncoder(name), image_input, model)
+        plan = plan_at_start(settings, model)
+        return EmbedWorker(named(settings, model), SaltedEncoder(name), image_input, model, plan=plan)
     return IndexWorker(named(settings, model), model, BITS, None)
 
 

@@ -199,7 +199,9 @@ def split(
     else:
         registry = store.read()
         chosen = registry.generation(generation) if generation else _only_validated(registry)
-        after = commands.split(chosen.model, _share(share), applications, name or f"to-{chosen.model[:12]}")
+        salt = name or f"to-{chosen.model[:12]}"
+        after = commands.split(chosen.model, _share(share), applications, salt)
+        _warn_of_changed_tests(registry, after)
     for one in sorted(applications):
         typer.echo(f"{one}: {(after.live.get(one) or 'nothing')[:12]}{_split_text(after, one)}")
     _report_seen(commands, signal_, after.number)
@@ -245,7 +247,7 @@ def retire(
     keys = "Redis is away" if removed.redis_keys is None else f"{removed.redis_keys} keys in Redis"
     typer.echo(
         f"generation {short} is retired; removed: {'its topic' if removed.topic else 'no topic'}, "
-        f"{removed.groups} groups, {removed.files} snapshot files, {keys}"
+        f"{removed.groups} groups, {removed.files} files of snapshots and backfills, {keys}"
     )
 
 
@@ -292,6 +294,20 @@ def _applications(names: list[str] | None) -> frozenset[Application]:
     if unknown := [name for name in names or () if name not in known]:
         raise FatalError(f"--application is {unknown[0]!r}, expected one of {', '.join(known)}")
     return frozenset(known[name] for name in names or known)
+
+
+def _warn_of_changed_tests(before: Registry, after: Registry) -> None:
+    """A test that was changed while it runs can't be judged: its requesters were dealt by two rules."""
+    from rollout.generation import utc  # noqa: PLC0415
+
+    for held in before.splits:
+        now = next((one for one in after.splits if (one.application, one.salt) == (held.application, held.salt)), None)
+        if now is not None and now != held:
+            typer.echo(
+                f"warning: test {held.salt!r} of {held.application} runs since {utc(held.started_ms)} with "
+                f"{held.share:.3%} to {held.model[:12]}: changed, it can't be judged; begin another with --name",
+                err=True,
+            )
 
 
 def _share(text: str) -> float:

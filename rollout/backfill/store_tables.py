@@ -35,6 +35,11 @@ _NAME: Final = re.compile(r"\d{5}/\d{20}-\d{20}(?=\.parquet$)")
 _ROUND: Final = re.compile(r"(?:codes|failed)-(\d+)$")
 
 
+def backfill_folder(model: Fingerprint) -> str:
+    """Where the tables of this model's backfill are, beside the snapshots."""
+    return f"backfill/{model.short}/"
+
+
 def arrow() -> Any:
     """pyarrow. Raises FatalError: it is not installed."""
     try:
@@ -97,7 +102,7 @@ class BackfillTables:
         self._store = open_store(
             settings.snapshot_url, settings.fetch.store_options, setting="index.snapshot_url", retries=3
         )
-        self._folder = f"backfill/{model.short}/"
+        self._folder = backfill_folder(model)
 
     def plan(self) -> BackfillPlan | None:
         """The plan of the backfill under way. Raises CorruptStateError: it can't be read."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import obstore
 import pytest
 
 from pinstream.codes import Fingerprint
@@ -22,6 +23,7 @@ from pinstream.events import Domain, Flag, Image, Op, PinEvent
 from pinstream.kafka_clients import reachable_admin, redis_url
 from pinstream.local.redis_server import RedisServer
 from pinstream.local.worker_process import WorkerProcess
+from pinstream.object_store import open_store
 from pinstream.settings import Settings
 from producers.kafka_pins import PinProducer
 from producers.pin_source import data_uri
@@ -123,6 +125,13 @@ def two_generations(settings: Settings) -> Iterator[tuple[Fingerprint, Fingerpri
         wait_for(lambda: all(lag.records == 0 for lag in embed.lag.lags().values()), "the old one too")
         operator.move(new.hex, State.CAUGHT_UP, State.VALIDATED, "by hand")
         yield old, new
+
+
+def removable_files(settings: Settings, model: Fingerprint) -> int:
+    """Files of its snapshots and of its backfill."""
+    store = open_store(settings.snapshot_url, {}, setting="")
+    paths = [one["path"] for page in obstore.list(store) for one in page]
+    return sum(path.startswith((f"{model.codes_topic}/", f"backfill/{model.short}/")) for path in paths)
 
 
 def ready(front: FrontDoor, *models: Fingerprint) -> None:
@@ -239,10 +248,13 @@ def test_what_is_used_is_not_retired_and_what_is_retired_is_gone(quick: Settings
             remove_all(quick, old.hex)
         signal = RedisSignal(redis_url(quick), quick.topics.pins, 1)
         assert signal.newer_than(0) is not None
+    obstore.put(open_store(quick.snapshot_url, {}, setting=""), f"backfill/{old.short}/plan.json", b"{}")
+    before = removable_files(quick, old)
     removed = remove_all(quick, old.hex)
     assert removed.topic
     assert removed.groups == 2
-    assert removed.files > 0
+    assert removed.files == before > 1
+    assert removable_files(quick, old) == 0
     assert removed.redis_keys
     assert remove_all(quick, old.hex).files == 0, "again is harmless"
     topics = reachable_admin(quick).list_topics(timeout=10).topics

@@ -132,6 +132,18 @@ def test_a_pause_is_no_slowness() -> None:
     assert estimator.progress().eta_s == pytest.approx((7100 - 1900) / 100, rel=0.05)
 
 
+def test_the_start_of_its_workers_is_no_slowness() -> None:
+    estimator = ReplayEstimator({0: 50})
+    for now_s in range(40):
+        estimator.observe(now_s, {}, {0: 10_050})
+    for now_s in range(40, 52):
+        estimator.observe(now_s, {0: 50 + 100 * (now_s - 39)}, {0: 10_050})
+    found = estimator.progress()
+    assert found.eta_s == pytest.approx(88, rel=0.05)
+    assert found.observed_s == pytest.approx(11, abs=1)
+    assert estimator.growth_per_s(10) == 0
+
+
 def test_an_old_log_with_gaps_does_not_make_the_eta_too_early() -> None:
     """The first 900,000 offsets hold one record in ten, the last 100,000 are full: 190,000 records at 100/s."""
 

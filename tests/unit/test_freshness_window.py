@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pinstream.cli.demo.worker_metrics import Buckets
+from pinstream.worker_metrics import Buckets
 from rollout.freshness import RecentQuantile
 
 INF = float("inf")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import obstore
 import pytest
 from obstore.store import MemoryStore
 
 from index_sync.search_protocol import BadQueryError
-from pinstream.errors import CorruptStateError, FatalError
+from pinstream.errors import CorruptStateError, FatalError, RetryableError
 from pinstream.events import Domain, Flag
 from pinstream.settings import ProfilesSettings
 from rollout.catch_up import CatchUp, Seen
@@ -18,7 +19,10 @@ from rollout.generation import Application, Generation, Registry, Split, State
 from rollout.lease_memory import LeaseMemory
 from rollout.newest_registry import NewestRegistry
 from rollout.profiles import FrontRequest, NoGenerationError, choose, narrowed
+from rollout.redis_signal import FrontStatus, RedisSignal
+from rollout.registry_watch import RegistryWatch
 from rollout.store_registry import RegistryConflictError, RegistryStore
+from tests.conftest import wait_for
 
 OLD, NEW = "ab" * 32, "cd" * 32
 
@@ -65,6 +69,53 @@ def test_a_lost_answer_of_the_store_is_not_taken_for_another_operator(monkeypatc
 
     monkeypatch.setattr(obstore, "put", put_twice)
     assert store.update(lambda r: r.with_generation(generation()), by="a", action="add", at_ms=1).number == 1
+
+
+def test_fifty_documents_are_kept_and_not_many_more() -> None:
+    raw = MemoryStore()
+    store, kept = RegistryStore(raw), list[int]()
+    for number in range(1, 140):
+        one = generation(f"{number % 2:064x}")
+        store.update(lambda r, one=one: r.with_generation(one), by="me", action="add", at_ms=number)  # type: ignore[misc]
+        store.update(lambda _: Registry(), by="me", action="remove", at_ms=number)
+        kept.append(sum(len(page) for page in obstore.list(raw, "registry/")))
+    assert max(kept) <= 61
+    assert min(kept[60:]) >= 51
+    assert store.read().number == 278
+
+
+def test_a_front_door_starts_from_what_its_disk_remembers(tmp_path: Path) -> None:
+    """Told by the store, then without one."""
+    store, copy, told = RegistryStore(MemoryStore()), tmp_path / "new" / "registry.json", list[int]()
+    watch = follow(store, copy, told)
+    store.update(lambda _: both(), by="me", action="adopt", at_ms=1)
+    wait_for(copy.exists, "it is kept", 5)
+    watch.stop()
+    assert told == [1]
+    again = follow(AwayStore(MemoryStore()), copy, told)
+    again.stop()
+    assert told == [1, 1]
+    assert again.registry().live == both().live
+
+
+class AwayStore(RegistryStore):
+    def read(self) -> Registry:
+        raise RetryableError("the store is away")
+
+
+def follow(store: RegistryStore, copy: Path, told: list[int]) -> RegistryWatch:
+    status = FrontStatus(name="a", url="http://a", number=0, models=())
+    watch = RegistryWatch(
+        store,
+        RedisSignal("", "pins", 1),
+        copy,
+        poll_redis_s=0.01,
+        poll_store_s=0.01,
+        on_change=lambda registry: told.append(registry.number),
+        status=lambda: status,
+    )
+    watch.start()
+    return watch
 
 
 def test_a_damaged_registry_is_named() -> None:

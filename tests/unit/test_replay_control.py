@@ -62,6 +62,12 @@ def test_it_never_starves() -> None:
     assert min(rates) == FLOOR
 
 
+def test_it_never_falls_behind_what_is_appended() -> None:
+    yielding = control()
+    assert yielding.decide(0, 2.0, 300, 200.0) == 250
+    assert yielding.decide(10, 2.0, 250, 400.0) == 500, "though it was to be cut"
+
+
 def test_a_cut_halves_what_is_reached_and_waits_to_see_what_it_helped() -> None:
     yielding = control()
     assert yielding.decide(0, 2.0, 800) == 400

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pinstream.cli.demo.worker_metrics import Reading, read_workers
+from pinstream.worker_metrics import Buckets, Reading, read_workers
 
 INTERVAL_S: Final = 1.0
 LINE_INTERVAL_S: Final = 10.0
@@ -91,7 +91,5 @@ class LiveTable:
 
 
 def _ms(buckets: object, q: float) -> str:
-    from pinstream.cli.demo.worker_metrics import Buckets  # noqa: PLC0415
-
     value = buckets.quantile(q) if isinstance(buckets, Buckets) else None
     return "–" if value is None else f"{1000 * value:,.0f} ms"

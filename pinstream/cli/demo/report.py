@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 
 from pinstream.cli.demo.searches import Example, Query, Score
-from pinstream.cli.demo.worker_metrics import Buckets
+from pinstream.worker_metrics import Buckets
 from producers.generated_pins import GeneratedPin
 from producers.world import World
 

@@ -21,7 +21,6 @@ from pinstream.cli.demo.report import write_report
 from pinstream.cli.demo.searches import Score, run_searches
 from pinstream.cli.demo.untrained import untrained_p_at_1
 from pinstream.cli.demo.verify import verify
-from pinstream.cli.demo.worker_metrics import Buckets, read_workers
 from pinstream.cli.produce import paced
 from pinstream.errors import FatalError
 from pinstream.events import PinEvent
@@ -30,6 +29,7 @@ from pinstream.kafka_topics import codes_topic, ensure_topics, pins_topics
 from pinstream.local import LocalServers
 from pinstream.local.worker_process import WorkerProcess
 from pinstream.settings import Settings, load_settings
+from pinstream.worker_metrics import Buckets, read_workers
 from producers.generated_pins import GeneratedPin, chosen_pins, generated_event, generated_pin
 from producers.kafka_pins import PinProducer
 from producers.pin_source import delete_event

@@ -1,4 +1,4 @@
-"""Reads the workers' /metrics pages into numbers for the live table and the report."""
+"""Reads the workers' /metrics pages into numbers: for the demo, for replays that yield, for gates."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Reading:
     """All workers at one moment, added up; of gauges by partition the largest."""
 
     totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Counters and gauges by `name{label=value}` for the labels that the demo looks at."""
+    """Counters and gauges by `name{label=value}` for the labels that say what came of it."""
     lag_records: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     """By role of the group: embed or index."""
     lag_seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
