@@ -49,7 +49,7 @@ class ResidualBlock(nn.Module):
 
 class PinNet(nn.Module):
     """The default: looks for the subject, then embeds it with a small residual network whose widths suit a CPU. Once it
-    is trained, it pools over the subject and its mirror image: a photo of a thing has no side.
+    is trained, it looks at the picture and its mirror image, and pools over both: a photo of a thing has no side.
 
     Pooled features leave a ReLU and share a large mean; `centre` takes it away per channel, so that from the first
     step images differ in direction and about half of them are above zero in each dimension.

@@ -55,6 +55,13 @@ class Localizer(nn.Module):
         return torch.stack([first_B4, second_B4], dim=1)
 
     def _look(self, x_BCSS: Tensor) -> Tensor:
+        """Once it is trained, the mean of where it finds the subject in the picture and in its mirror image."""
+        box_B4 = self._find(x_BCSS)
+        if self.training:
+            return box_B4
+        return (box_B4 + mirrored(self._find(x_BCSS.flip(3)))) / 2
+
+    def _find(self, x_BCSS: Tensor) -> Tensor:
         y_BChw = self.stages(x_BCSS)
         surround_B1C = self.surround(y_BChw.mean(dim=(2, 3)))[:, None, :]
         y_BNC = torch.relu(y_BChw.flatten(2).transpose(1, 2) + surround_B1C)
@@ -67,6 +74,12 @@ class Localizer(nn.Module):
         away_B4N = torch.sigmoid(found_B5N[:, 1:]) * torch.tensor([[-1.0], [-1.0], [1.0], [1.0]], device=x_BCSS.device)
         box_B4: Tensor = (weight_B1N * (place_4N + away_B4N)).sum(dim=2)
         return box_B4
+
+
+def mirrored(box_B4: Tensor) -> Tensor:
+    """Each box in the mirror image of its picture."""
+    x0_B, y0_B, x1_B, y1_B = box_B4.unbind(dim=1)
+    return torch.stack([1 - x1_B, y0_B, 1 - x0_B, y1_B], dim=1)
 
 
 def clip(box_B4: Tensor) -> Tensor:
