@@ -1,7 +1,8 @@
 """The applications of a visual search and the domains that they cross: what is trained together, and what is evaluated.
 
 Flashlight: a crop of a Pin → Pins. Lens: a camera photo → Pins and products. Shop the Look: a product's crop of a
-scene → products. A folder of labelled images is evaluated with each image as query among the others.
+scene → products. A folder of labelled images is evaluated with each image as query among the others, unless its set
+says which are queries (In-Shop).
 
 Shapes: Q queries, N indexed items, S pixels.
 """
@@ -72,7 +73,10 @@ def world_applications(pictures: Pictures) -> list[Application]:
 
 
 def folder_application(name: str, pictures: Pictures) -> Application:
-    """Every image asks, and all the others answer."""
+    """The set's queries ask its gallery; in a set without queries every image asks, and all the others answer."""
+    queries, gallery = pictures.only(Source.CAMERA).items, pictures.only(Source.PRODUCT).items
+    if len(queries) and len(gallery):
+        return Application(name, View(pictures, queries, crop=False), View(pictures, gallery, crop=False))
     view = View(pictures, pictures.items, crop=False)
     return Application(name, view, view, same_items=True)
 

@@ -34,6 +34,8 @@ class LabelledFile:
     """Of the class."""
     pixels_box: Box | None = None
     """x, y, width, height in pixels of the file."""
+    source: Source = Source.PRODUCT
+    """CAMERA: a query of a set that has queries and a gallery."""
 
 
 def read_files(reader: Reader, root: Path, split: Split) -> list[LabelledFile]:
@@ -63,7 +65,9 @@ def load_pictures(files: list[LabelledFile], side: int, cache: Path) -> Pictures
     Raises:
         FatalError: a file is not an image.
     """
-    listed = "\n".join(f"{file.path} {file.name} {file.pixels_box} {file.path.stat().st_mtime_ns}" for file in files)
+    listed = "\n".join(
+        f"{file.path} {file.name} {file.pixels_box} {file.source:d} {file.path.stat().st_mtime_ns}" for file in files
+    )
     key = hashlib.sha256(f"{side}\n{listed}".encode()).hexdigest()[:16]
     folder = cache / f"files-{key}"
     if folder.exists():
@@ -73,7 +77,7 @@ def load_pictures(files: list[LabelledFile], side: int, cache: Path) -> Pictures
     items = np.zeros(len(files), ITEM_DTYPE)
     for row, file in enumerate(files):
         writer.pixels_PRR3[row], box = _decode(file, side)
-        items[row] = (row, labels[file.name], int(Source.PRODUCT), box)
+        items[row] = (row, labels[file.name], int(file.source), box)
     return writer.finish(items, {"classes": list(labels), "side": side})
 
 
@@ -129,7 +133,11 @@ def _in_shop(root: Path, split: Split) -> list[LabelledFile]:
     nested = root / "Eval" / "list_eval_partition.txt"
     rows = _rows(nested if nested.exists() else root / "list_eval_partition.txt", columns=3, skip=2)
     wanted = {"train"} if split == "train" else {"query", "gallery"}
-    return [LabelledFile(root / path, item) for path, item, status in rows if status in wanted]
+    return [
+        LabelledFile(root / path, item, source=Source.CAMERA if status == "query" else Source.PRODUCT)
+        for path, item, status in rows
+        if status in wanted
+    ]
 
 
 def _cub_200(root: Path, split: Split) -> list[LabelledFile]:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from embedder.model.domains import folder_application
 from embedder.model.pictures import Source
 from embedder.model.readers import load_pictures, read_files
 from embedder.model.train_config import Reader
@@ -122,6 +123,19 @@ def test_a_malformed_list_names_its_line(tmp_path: Path) -> None:
     (tmp_path / "Ebay_train.txt").write_text("header\n1 2 3 a.jpg\n1 2\n")
     with pytest.raises(FatalError, match="line 3 has 2 columns, expected 4"):
         read_files(Reader.SOP, tmp_path, "train")
+
+
+def test_queries_of_in_shop_ask_its_gallery_and_of_a_folder_each_other(tmp_path: Path) -> None:
+    in_shop(tmp_path / "shop")
+    pictures = load_pictures(read_files(Reader.IN_SHOP, tmp_path / "shop", "test"), 16, tmp_path / "cache")
+    asked = folder_application("inshop", pictures)
+    assert not asked.same_items
+    assert asked.queries.items["picture"].tolist() == [0, 2]
+    assert asked.index.items["picture"].tolist() == [1, 3]
+    assert asked.queries.labels.tolist() == asked.index.labels.tolist() == [0, 1]
+    image_folder(tmp_path / "folder")
+    pictures = load_pictures(read_files(Reader.IMAGE_FOLDER, tmp_path / "folder", "test"), 16, tmp_path / "cache")
+    assert folder_application("folder", pictures).same_items
 
 
 def test_pictures_are_decoded_once_with_their_boxes(tmp_path: Path) -> None:
