@@ -16,6 +16,7 @@ import faiss
 
 from index_sync.calibration import Effort
 from index_sync.code_batch import Bytes
+from index_sync.device_scan import DeviceScan
 from index_sync.segment import SearchFilter
 from index_sync.shard_view import Scan, ShardView
 from index_sync.top_k import Candidates, Neighbors, merge_neighbors
@@ -26,12 +27,14 @@ class Searcher:
 
     Args:
         threads: how many scans run at once for one search, the caller's among them.
+        device: where sealed segments are scanned, as far as it takes them.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, device: DeviceScan | None = None) -> None:
         if threads < 1:
             raise ValueError(f"threads is {threads}, expected at least 1")
         self._threads = threads
+        self._device = device
         self._pool = ThreadPoolExecutor(threads - 1, thread_name_prefix="search") if threads > 1 else None
 
     def search(
@@ -52,7 +55,7 @@ class Searcher:
         if not views:
             return Neighbors.none(len(code_QW), k)
         ways = -(-self._threads // len(views))
-        scans = [view.scans(code_QW, k, where, effort, ways) for view in views]
+        scans = [view.scans(code_QW, k, where, effort, ways, self._device) for view in views]
         found = iter(self._run([scan for of_view in scans for scan in of_view]))
         answers = [
             view.complete(code_QW, k, where, effort, [next(found) for _ in of_view])

@@ -24,6 +24,7 @@ import numpy as np
 
 from index_sync.calibration import DEPTH, Calibration, Effort
 from index_sync.code_batch import Bytes, Int64s
+from index_sync.device_scan import DeviceScan
 from index_sync.faiss_lists import ListStack
 from index_sync.list_probe import ListProbe, probe_lists
 from index_sync.segment import CodeRows, SearchFilter
@@ -96,11 +97,26 @@ class ShardView:
         parts = [scan() for scan in self.scans(code_QW, k, where, effort, 1)]
         return self.complete(code_QW, k, where, effort, parts)
 
-    def scans(self, code_QW: Bytes, k: int, where: SearchFilter | None, effort: Effort | None, ways: int) -> list[Scan]:
+    def scans(
+        self,
+        code_QW: Bytes,
+        k: int,
+        where: SearchFilter | None,
+        effort: Effort | None,
+        ways: int,
+        device: DeviceScan | None = None,
+    ) -> list[Scan]:
         """The search as independent scans, shared out over `ways` threads; give their answers to `complete`."""
         probed = self._probe(code_QW, k, where, effort, ways)
         skipped = self.stack.segment_ids if probed and self.stack is not None else frozenset()
-        exact = [one for one in self.segments if one.live_rows and one.segment.segment_id not in skipped]
+        exact = []
+        for one in self.segments:
+            if not one.live_rows or one.segment.segment_id in skipped:
+                continue
+            if device is not None and device.takes(one):
+                probed.append(partial(device.search, one, code_QW, k, where))
+            else:
+                exact.append(one)
         step = max(_MIN_SCAN_ROWS, -(-sum(one.row_count for one in exact) // ways))
         return probed + [
             partial(one.search, code_QW, k, where, first, min(first + step, one.row_count))

@@ -23,6 +23,7 @@ from consumers.kafka_source import KafkaSource
 from index_sync.calibration import Effort
 from index_sync.checkpoint import ShardIdentity
 from index_sync.code_batch import CodeBatch, build_code_batch
+from index_sync.device_scan import open_device
 from index_sync.grpc_leaf import GrpcLeafServer
 from index_sync.http_audit import add_audit
 from index_sync.http_search import add_search
@@ -93,7 +94,8 @@ class IndexWorker:
         self._upkeep = Upkeep(
             lambda: list(self._hosted.values()), self._clock, settings.index.snapshot_interval_s, self._fail
         )
-        self._searcher = Searcher(settings.index.search_threads)
+        device = open_device(settings.index.device, settings.index.device_memory_gib)
+        self._searcher = Searcher(settings.index.search_threads, device)
         recall_target = settings.index.recall_target
         own_effort = None if recall_target == 1 else Effort(recall_target)
         self._probe = RecallProbe(model.short, settings.index.recall_sample_per_s, own_effort, self._clock)

@@ -181,6 +181,11 @@ class IndexSettings(_Section):
     """Largest batch applied at once; the next search sees it whole."""
     search_threads: int = Field(default=2, ge=1, le=256)
     """Segments scanned at once, by all searches together. The cores that searching may have."""
+    device: str = "cpu"
+    """Where sealed segments are scanned exactly: `cpu`, or a torch device such as `cuda` or `cuda:1`. Lists are read on
+    the CPU: with a device, set `recall_target` to 1, so that searches scan."""
+    device_memory_gib: float = Field(default=4.0, gt=0, le=4096)
+    """Sealed segments on the device; others are scanned on the CPU. 1 M codes of 2048 bits take 0.26."""
     recall_sample_per_s: float = Field(default=1.0, ge=0, le=1000)
     """Live searches that are searched again exactly, a second on average, to measure recall; fewer where that would
     take more than 3 % of the time of searching and 0.5 % of a core. 0 measures nothing."""

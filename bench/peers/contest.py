@@ -27,6 +27,8 @@ ROUND_S = 1.0
 TUNE_S = 2.0
 """About how long one look at the recall of an effort takes; as many queries count as are answered in it."""
 TUNE_QUERIES = 32
+LOOKED_FOR = 20
+"""Deleted Pins, and upserts before a SIGKILL, that are searched for."""
 
 
 @dataclass(slots=True)
@@ -108,7 +110,7 @@ class Contest:
         contender.row |= {
             "upserts_per_s": round(len(upserted) / sum(upsert_s)),
             "deletes_per_s": round(len(deleted) / sum(delete_s)),
-            "deleted_found": self._deleted_found(process, deleted[:50], self.code_NW[places[1][:50]]),
+            "deleted_found": self._deleted_found(process, deleted[:LOOKED_FOR], self.code_NW[places[1][:LOOKED_FOR]]),
         }
         newer_NW = self.world.codes(10, "updates")
         seen = [process.ask("visible", upserted[at : at + 1], newer_NW[at : at + 1], K) for at in range(len(newer_NW))]
@@ -138,9 +140,11 @@ class Contest:
             again.ask("reopen")
             again.ask("search", new_NW[:1], K)
             contender.row["restart_s"] = round(time.monotonic() - started_s, 2)
-            found = again.ask("search", new_NW[:100], K)
-            lost = int((~(found == chosen[:100, np.newaxis]).any(axis=1)).sum())
-            contender.row["survives_kill"] = "by Kafka" if is_ours else "yes" if not lost else f"no: {lost} of 100 lost"
+            found = again.ask("search", new_NW[:LOOKED_FOR], K)
+            lost = int((~(found == chosen[:LOOKED_FOR, np.newaxis]).any(axis=1)).sum())
+            contender.row["survives_kill"] = (
+                "by Kafka" if is_ours else "yes" if not lost else f"no: {lost} of {LOOKED_FOR} lost"
+            )
         finally:
             again.close()
 
