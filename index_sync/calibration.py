@@ -5,22 +5,24 @@ region reads many lists and one in the open few. Measured at recall@100 = 0.99 t
 number of probes for every query. For each calibration query and each of its true neighbours the margin at which that
 neighbour's list is read is known, so the recall of any margin is a count.
 
-Shapes: Q calibration queries, K true neighbours of each, nearest first, M margins.
+Shapes: Q calibration queries, K true neighbours of each, nearest first, D depths, M margins.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 MAX_PROBES: Final = 65_536
-QUERIES: Final = 128
+QUERIES: Final = 512
+"""So many put the standard error of a recall of 0.99 at 0.002; the margin is on the safe side by as much."""
 DEPTH: Final = 1000
 """True neighbours of each query; a search for more asks for as many."""
-_DEPTHS: Final = (10, 20, 50, 100, 200, 500, DEPTH)
+DEPTHS: Final = (10, 20, 50, 100, 200, 500, DEPTH)
+_PPM: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,35 +44,46 @@ class Effort:
             raise ValueError(f"probes is {self.probes}, expected at least 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Calibration:
-    needed_QK: npt.NDArray[np.int16]
-    """int16 [Q, K]: margin at which each true neighbour's list is read; −1: the query has fewer neighbours."""
+    """What a margin brings, for one quantizer and about so many rows. Immutable; any thread."""
+
+    recall_ppm_DM: npt.NDArray[np.uint32]
+    """uint32 [D, M]: recall at each of `DEPTHS` with each margin from 0 on, less one standard error; millionths."""
     rows: int
     """Rows that were grouped then."""
-    _margins: dict[tuple[int, float], int] = field(default_factory=dict, repr=False)
+    quantizer: bytes
+    """Digest of the quantizer whose lists they were."""
 
     def margin(self, k: int, recall_target: float) -> int:
-        """Bits beyond the nearest centroid for recall@k of at least the target, by one standard error.
+        """Bits beyond the nearest centroid for recall@k of at least the target.
 
         The true neighbours are living rows; with a filter that one in n rows passes, ask for k × n. For k beyond the
-        depth the deepest is used. Thread-safe.
+        depth the deepest is used.
         """
-        depth = next((depth for depth in _DEPTHS if k <= depth), DEPTH)
-        key = (depth, recall_target)
-        if key not in self._margins:
-            self._margins[key] = _margin(self.needed_QK[:, :depth], recall_target)
-        return self._margins[key]
+        depth = next((place for place, depth in enumerate(DEPTHS) if k <= depth), len(DEPTHS) - 1)
+        reached_M = self.recall_ppm_DM[depth] >= recall_target * _PPM
+        return int(reached_M.argmax()) if reached_M.any() else len(reached_M) - 1
 
 
-def _margin(needed_QK: npt.NDArray[np.int16], recall_target: float) -> int:
+def calibration_of(needed_QK: npt.NDArray[np.int16], rows: int, quantizer: bytes) -> Calibration:
+    """A calibration by what each query needed.
+
+    Args:
+        needed_QK: int16 [Q, K], the margin at which each true neighbour's list is read; −1: the query has fewer.
+    """
+    margins = int(needed_QK.max(initial=0)) + 1
+    recall_DM = np.stack([_certain_recall(needed_QK[:, :depth], margins) for depth in DEPTHS])
+    return Calibration((recall_DM.clip(0, 1) * _PPM).astype(np.uint32), rows, quantizer)
+
+
+def _certain_recall(needed_QK: npt.NDArray[np.int16], margins: int) -> npt.NDArray[np.float64]:
+    """float64 [M]: the mean over the queries, less its standard error."""
     counted_Q = np.maximum((needed_QK >= 0).sum(axis=1), 1)
-    last = int(needed_QK.max(initial=0))
-    read_QM = np.stack([np.bincount(row[row >= 0], minlength=last + 1) for row in needed_QK]).cumsum(axis=1)
+    read_QM = np.stack([np.bincount(row[row >= 0], minlength=margins) for row in needed_QK]).cumsum(axis=1)
     recall_QM = read_QM / counted_Q[:, None]
-    certain_M = recall_QM.mean(axis=0) - recall_QM.std(axis=0) / np.sqrt(len(recall_QM))
-    reached = np.flatnonzero(certain_M >= recall_target)
-    return int(reached[0]) if len(reached) else last
+    certain_M: npt.NDArray[np.float64] = recall_QM.mean(axis=0) - recall_QM.std(axis=0) / np.sqrt(len(recall_QM))
+    return certain_M
 
 
 def needs_again(calibration: Calibration | None, rows: int) -> bool:

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from index_sync.code_batch import Bytes
-from index_sync.faiss_scan import nearest_rows
+from index_sync.faiss_scan import distances
+from index_sync.hamming_scan import nearest_centroid
 
 SAMPLE_PER_LIST: Final = 64
 """Codes of a sample for each list; more improve nothing that was measured."""
@@ -50,26 +51,12 @@ class CoarseQuantizer:
         return len(self.centroid_CW)
 
     def assign(self, code_NW: Bytes) -> npt.NDArray[np.int32]:
-        """int32 [N]: the nearest list of each code. Blocks for ~25 ns × C a code, without the interpreter's lock."""
-        cell_N = np.empty(len(code_NW), dtype=np.int32)
-        for start in range(0, len(code_NW), _CHUNK):
-            chunk = code_NW[start : start + _CHUNK]
-            cell_N[start : start + len(chunk)] = nearest_rows(chunk, self.centroid_CW, 1)[1][:, 0]
-        return cell_N
+        """int32 [N]: the nearest list of each code. Blocks for ~10 ns × C a code, without the interpreter's lock."""
+        return nearest_centroid(code_NW, self.centroid_CW)
 
     def distances(self, code_QW: Bytes) -> npt.NDArray[np.int32]:
         """int32 [Q, C]: from each query to each centroid."""
-        distance_QC = np.empty((len(code_QW), self.lists), dtype=np.int32)
-        # FAISS's stubs lack it
-        faiss.hammings(  # type: ignore[attr-defined]
-            faiss.swig_ptr(code_QW),
-            faiss.swig_ptr(self.centroid_CW),
-            len(code_QW),
-            self.lists,
-            self.centroid_CW.shape[1],
-            faiss.swig_ptr(distance_QC),
-        )
-        return distance_QC
+        return np.stack([distances(code_W, self.centroid_CW) for code_W in code_QW])
 
 
 def train_quantizer(sample_NW: Bytes, lists: int, seed: int = 0) -> CoarseQuantizer:

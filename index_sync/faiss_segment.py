@@ -1,7 +1,7 @@
 """The sealed segment: immutable rows, grouped by the lists of the generation's quantizer once there is one.
 
-Rows of one list lie together, by Pin id, so a list is a range of the code array and FAISS reads it where it lies
-(`faiss_lists.py`). Without a quantizer the rows ascend by Pin id and are scanned exactly.
+Rows of one list lie together, by Pin id, so a list is a range of the code array and is read where it lies
+(`list_probe.py`). Without a quantizer the rows ascend by Pin id and are scanned exactly.
 
 Shapes: N rows, C lists, M ids, Q queries, W = bits / 8 bytes.
 """
@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from index_sync.code_batch import Bools, Bytes, Int64s
-from index_sync.faiss_scan import nearest_rows
 from index_sync.pin_lookup import PinLookup
 from index_sync.segment import CodeRows, Rows, SearchFilter
 from pinstream.errors import CorruptStateError
@@ -94,6 +93,3 @@ class SealedSegment:
                 except KeyError:
                     break
         return kept
-
-    def nearest(self, code_QW: Bytes, fetch: int, first: int, end: int) -> tuple[npt.NDArray[np.int32], Int64s]:
-        return nearest_rows(code_QW, self.rows.code_NW, fetch, first, end)

@@ -9,10 +9,8 @@ from itertools import repeat
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from index_sync.code_batch import Bools, Bytes, Int64s
-from index_sync.faiss_scan import nearest_rows
+from index_sync.code_batch import Bools, Int64s
 from index_sync.segment import CodeRows, Rows, SearchFilter
 
 _LOW_BITS: Final = 2**16 - 1
@@ -60,6 +58,3 @@ class FreshSegment:
 
     def match_count(self, where: SearchFilter, row_count: int) -> int:
         return int(np.count_nonzero(self.matches(where, row_count)))
-
-    def nearest(self, code_QW: Bytes, fetch: int, first: int, end: int) -> tuple[npt.NDArray[np.int32], Int64s]:
-        return nearest_rows(code_QW, self.rows.code_NW, fetch, first, end)

@@ -10,25 +10,29 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from index_sync.calibration import DEPTH, QUERIES, Calibration, needs_again
-from index_sync.code_batch import Bytes
-from index_sync.faiss_lists import ListStack
+from index_sync.calibration import DEPTH, QUERIES, Calibration, calibration_of, needs_again
+from index_sync.code_batch import Bytes, Int64s
 from index_sync.faiss_quantizer import SAMPLE_PER_LIST, CoarseQuantizer, train_quantizer
-from index_sync.faiss_scan import distances
+from index_sync.faiss_segment import SealedSegment
+from index_sync.list_probe import ListStack
 from index_sync.segment_view import SegmentView
 from index_sync.shard import Shard
 from index_sync.shard_view import ShardView
 from index_sync.store_quantizer import QuantizerStore
+from index_sync.top_k import Candidates, best_of
 from pinstream.errors import CorruptStateError, RetryableError
 
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 30.0
+_AT_ONCE: Final = 16
+"""Calibration queries of one scan."""
 
 
 class Grouping:
@@ -107,32 +111,36 @@ def sample_codes(view: ShardView, count: int, rng: np.random.Generator) -> Bytes
 
 
 def calibrate(view: ShardView, stack: ListStack, seed: int = 0) -> Calibration:
-    """Ask with a sample of the grouped rows, each for the others, exactly. Blocks: ~30 ns × rows × queries."""
+    """Ask with a sample of the grouped rows, each for the others, exactly. Blocks: ~10 ns × rows × queries."""
     views = view.grouped
-    rng = np.random.default_rng(seed)
-    query_QW = sample_codes(view, QUERIES, rng)
+    query_QW = sample_codes(view, QUERIES, np.random.default_rng(seed))
+    parts = [_needed(query_QW[start : start + _AT_ONCE], views, stack) for start in range(0, len(query_QW), _AT_ONCE)]
+    return calibration_of(np.concatenate(parts), stack.rows, stack.quantizer.digest)
+
+
+def _needed(query_QW: Bytes, views: Sequence[SegmentView], stack: ListStack) -> npt.NDArray[np.int16]:
+    """int16 [Q, K]: how much farther than the nearest centroid each true neighbour's is; −1: there are fewer."""
+    heap = Candidates.none(len(query_QW), DEPTH + 1)
+    for one in views:
+        one.scan(query_QW, None, 0, one.row_count, heap)
+    found = best_of(heap.distance_QK, heap.pin_id_QK, DEPTH + 1)
+    cell_QK = _cells(found.pin_id_QK, views)
     from_centroid_QC = stack.quantizer.distances(query_QW)
-    cells = [part.segment.cells() for part in stack.parts]
-    needed_QK = np.full((len(query_QW), DEPTH), -1, dtype=np.int16)
-    for query, code_W in enumerate(query_QW):
-        cell_K = _true_cells(code_W, views, cells)
-        margin_K = from_centroid_QC[query, cell_K] - from_centroid_QC[query].min()
-        needed_QK[query, : len(margin_K)] = margin_K
-    return Calibration(needed_QK, stack.rows)
+    needed_QK = np.take_along_axis(from_centroid_QC, cell_QK, axis=1) - from_centroid_QC.min(axis=1, keepdims=True)
+    needed_QK[cell_QK < 0] = -1
+    is_itself_Q = found.distance_QK[:, 0] == 0
+    others_QK: npt.NDArray[np.int16] = np.where(is_itself_Q[:, None], needed_QK[:, 1:], needed_QK[:, :-1]).astype(
+        np.int16
+    )
+    return others_QK
 
 
-def _true_cells(code_W: Bytes, views: tuple[SegmentView, ...], cells: list[np.ndarray]) -> np.ndarray:
-    """The lists of the true neighbours, nearest first, without the row that the query itself is."""
-    near_distance, near_cell = [], []
-    for one, cell_N in zip(views, cells, strict=True):
-        distance_N = distances(code_W, one.segment.rows.code_NW[: one.row_count])
-        row_K = np.flatnonzero(one.visible())
-        if len(row_K) > DEPTH + 1:
-            alive = distance_N[row_K]
-            row_K = row_K[np.argpartition(alive, DEPTH)[: DEPTH + 1]]
-        near_distance.append(distance_N[row_K])
-        near_cell.append(cell_N[row_K])
-    distance_K = np.concatenate(near_distance)
-    order = np.argsort(distance_K, kind="stable")
-    order = order[1:] if len(order) and distance_K[order[0]] == 0 else order
-    return np.concatenate(near_cell)[order[:DEPTH]]
+def _cells(pin_id_QK: Int64s, views: Sequence[SegmentView]) -> npt.NDArray[np.int64]:
+    """int64 [Q, K]: the list in which each Pin lives; −1 for none."""
+    cell = np.full(pin_id_QK.size, -1, dtype=np.int64)
+    for one in views:
+        assert isinstance(one.segment, SealedSegment) and one.segment.list_end is not None
+        row = one.segment.find(pin_id_QK.ravel())
+        lives = (row >= 0) & (one.died_at[row] > one.sequence)
+        cell[lives] = np.searchsorted(one.segment.list_end, row[lives], side="right")
+    return cell.reshape(pin_id_QK.shape)

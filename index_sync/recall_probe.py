@@ -1,7 +1,7 @@
 """Searches a few live queries again, exactly, in a thread of its own, and publishes the recall.
 
-It looks at the very views that the query saw, so writes that came since are no errors. It reads the rows themselves and
-shares no code with the searches that it judges, but the kernel that counts bits.
+It looks at the very views that the query saw, so writes that came since are no errors. It reads the rows themselves,
+has FAISS count the bits, and shares no code with the searches that it judges.
 
 Shapes: Q queries of one scan, K places, W = bits / 8 bytes of code.
 """

@@ -1,8 +1,7 @@
 """Searches several shards of this process as one. Any thread; blocks for the scan.
 
-FAISS scans for one query on one thread and releases the interpreter's lock, so a search is cut into scans that are
-shared out over a pool and the caller. Each of these threads tells OpenMP to stay on it (the setting is a thread's own):
-threads × OpenMP threads multiply.
+A scan runs on one thread without the interpreter's lock, so a search is cut into scans that are shared out over a pool
+and the caller.
 
 Shapes: Q queries, W = bits / 8 bytes of code.
 """
@@ -11,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-import faiss
 
 from index_sync.calibration import Effort
 from index_sync.code_batch import Bytes
@@ -79,5 +76,4 @@ class Searcher:
 
 
 def _run_some(scans: Sequence[Scan], share: Sequence[int]) -> dict[int, Candidates]:
-    faiss.omp_set_num_threads(1)
     return {number: scans[number]() for number in share}

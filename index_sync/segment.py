@@ -153,13 +153,6 @@ class Segment(Protocol):
     def match_count(self, where: SearchFilter, row_count: int) -> int:
         """How many of the first `row_count` rows pass the filter, dead or alive. Any thread."""
 
-    def nearest(self, code_QW: Bytes, fetch: int, first: int, end: int) -> tuple[npt.NDArray[np.int32], Int64s]:
-        """The `fetch` nearest of the rows `first` … `end` − 1, dead or alive: (distance, row), both [Q, fetch].
-
-        1 ≤ fetch ≤ end − first. Sorted by (distance, row), and the rows at the last distance are the first ones of
-        those at that distance. Any thread; releases the interpreter's lock.
-        """
-
 
 class Tombstones:
     """When each row of one segment died. One writer; any number of readers of `died_at`."""

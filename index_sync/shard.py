@@ -17,11 +17,11 @@ import numpy as np
 
 from index_sync.calibration import Calibration
 from index_sync.code_batch import Bools, CodeBatch, Int64s, NewestPerPin, newest_per_pin
-from index_sync.faiss_lists import ListStack, SegmentLists
 from index_sync.faiss_quantizer import CoarseQuantizer
 from index_sync.faiss_segment import SealedSegment
 from index_sync.fresh_segment import FreshSegment
 from index_sync.graveyard import DEFAULT_CAPACITY, Graveyard
+from index_sync.list_probe import ListStack
 from index_sync.merge import MergePlan, MergeResult
 from index_sync.merge_policy import MergePolicy, SegmentSize
 from index_sync.segment import ALIVE, CodeRows, Rows, Segment, Tombstones
@@ -106,7 +106,6 @@ class Shard:
         self._merging: MergePlan | None = None
         self._quantizer = quantizer
         self._calibration: Calibration | None = None
-        self._lists: dict[str, SegmentLists] = {}
         self._stack: ListStack | None = None
         self._sequence = 0
         self._checkpoint = 0
@@ -170,6 +169,8 @@ class Shard:
             raise ValueError(f"centroids have {length} bytes, expected {self._code_bytes} as the codes")
         with self._lock:
             self._quantizer = quantizer
+            if self._calibration is not None and self._calibration.quantizer != quantizer.digest:
+                self._calibration = None
             self._restack()
             self._view = self._take_view()
 
@@ -349,15 +350,10 @@ class Shard:
         return isinstance(segment, SealedSegment) and segment.quantizer == self._quantizer.digest
 
     def _restack(self) -> None:
-        """Stack the lists of the grouped segments; those of segments that stay are used again."""
-        grouped = {
-            held.segment.segment_id: held.segment
-            for held in self._closed
-            if isinstance(held.segment, SealedSegment) and self._quantizer and self._is_grouped(held.segment)
-        }
-        kept = {name: lists for name, lists in self._lists.items() if name in grouped}
-        self._lists = {name: kept.get(name) or SegmentLists(segment) for name, segment in grouped.items()}
-        self._stack = ListStack(self._quantizer, list(self._lists.values())) if self._quantizer and grouped else None
+        """Find the segments whose rows lie in the lists that the shard uses."""
+        segments = (held.segment for held in self._closed if self._is_grouped(held.segment))
+        grouped = tuple(one for one in segments if isinstance(one, SealedSegment))
+        self._stack = ListStack(self._quantizer, grouped) if self._quantizer and grouped else None
 
     def _load(self, state: ShardState) -> None:
         if state.fresh.code_NW.shape[1] != self._code_bytes:
@@ -370,6 +366,7 @@ class Shard:
         self._graveyard.bury(state.graveyard_pin_id, state.graveyard_source_offset)
         self._checkpoint = state.checkpoint
         self._newest_event_time_ms = state.newest_event_time_ms
+        self._calibration = state.calibration
 
 
 def _rows_of(batch: CodeBatch, position: Rows) -> CodeRows:

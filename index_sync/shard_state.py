@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from index_sync.calibration import Calibration
 from index_sync.code_batch import Int64s
 from index_sync.faiss_segment import SealedSegment
 from index_sync.segment import CodeRows, concatenate_rows
@@ -37,6 +38,8 @@ class ShardState:
     checkpoint: int
     """Offset in the codes topic of the first record that is not in it."""
     newest_event_time_ms: int | None
+    calibration: Calibration | None = None
+    """How far its searches look; None: not known yet."""
 
     @classmethod
     def empty(cls, code_bytes: int) -> ShardState:
@@ -72,4 +75,5 @@ class ShardCapture:
             self.graveyard_source_offset,
             self.view.checkpoint,
             self.view.newest_event_time_ms,
+            self.view.calibration,
         )

@@ -5,19 +5,17 @@ A search is cut into scans, which any threads may run, and whose neighbours are 
 - *exact* scans of ranges of rows: all rows if the search asks for no `Effort`, else the fresh and ungrouped ones;
 - *probes* of the grouped segments' lists, as far from the query as the calibration says.
 
-A scan fetches a few more neighbours than k and drops those that are dead or filtered out. If fewer than k remain
-though more may match, the scan is repeated exactly over the rows that match. So k neighbours come back whenever k
-matching rows live; an exact search gives ties to the lower Pin id, however rows lie in segments.
+A scan skips what is dead or filtered out. If the lists hold fewer than k of what matches, the query is scanned exactly.
+So k neighbours come back whenever k matching rows live; ties go to the lower Pin id, however rows lie in segments.
 
-Shapes: N rows, M visible and matching rows, Q queries, C lists, W = bits / 8 bytes of code.
+Shapes: N rows, M Pins, Q queries, C lists, W = bits / 8 bytes of code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -25,11 +23,10 @@ import numpy as np
 from index_sync.calibration import DEPTH, Calibration, Effort
 from index_sync.code_batch import Bytes, Int64s
 from index_sync.device_scan import DeviceScan
-from index_sync.faiss_lists import ListStack
-from index_sync.list_probe import ListProbe, probe_lists
+from index_sync.list_probe import ListProbe, ListStack, probe_lists
 from index_sync.segment import CodeRows, SearchFilter
 from index_sync.segment_view import SegmentView
-from index_sync.top_k import PAD_DISTANCE, PAD_PIN_ID, Candidates, Neighbors, merge_neighbors
+from index_sync.top_k import PAD_PIN_ID, Candidates, Neighbors, merge_neighbors
 
 _MIN_SCAN_ROWS: Final = 16_384
 """A smaller range is not worth a thread of its own."""
@@ -38,6 +35,8 @@ _FEW_MATCHES: Final = 32_768
 _ITEMS_ROWS: Final = 16_384
 
 Scan = Callable[[], Candidates]
+_Range = tuple[SegmentView, int, int]
+"""Some rows of a segment: from, to before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class ShardView:
         if self.stack is None:
             return ()
         by_id = {one.segment.segment_id: one for one in self.segments}
-        return tuple(by_id[part.segment.segment_id] for part in self.stack.parts)
+        return tuple(by_id[one.segment_id] for one in self.stack.segments)
 
     def search(
         self, code_QW: Bytes, k: int, where: SearchFilter | None = None, effort: Effort | None = None
@@ -106,23 +105,23 @@ class ShardView:
         ways: int,
         device: DeviceScan | None = None,
     ) -> list[Scan]:
-        """The search as independent scans, shared out over `ways` threads; give their answers to `complete`."""
-        probed = self._probe(code_QW, k, where, effort, ways)
-        skipped = self.stack.segment_ids if probed and self.stack is not None else frozenset()
+        """The search as at most `ways` independent scans, and those of the device; give their answers to `complete`."""
+        probe = self._probe(code_QW, k, where, effort)
+        skipped = self.stack.segment_ids if probe is not None and self.stack is not None else frozenset()
+        scans: list[Scan] = []
         exact = []
         for one in self.segments:
             if not one.live_rows or one.segment.segment_id in skipped:
                 continue
             if device is not None and device.takes(one):
-                probed.append(partial(device.search, one, code_QW, k, where))
+                scans.append(partial(device.search, one, code_QW, k, where))
             else:
                 exact.append(one)
-        step = max(_MIN_SCAN_ROWS, -(-sum(one.row_count for one in exact) // ways))
-        return probed + [
-            partial(one.search, code_QW, k, where, first, min(first + step, one.row_count))
-            for one in exact
-            for first in range(0, one.row_count, step)
-        ]
+        pieces = _cut(exact, ways)
+        for way in range(ways if probe is not None else len(pieces)):
+            ranges = pieces[way] if way < len(pieces) else []
+            scans.append(partial(_scan, code_QW, k, where, ranges, probe, way, ways))
+        return scans
 
     def complete(
         self, code_QW: Bytes, k: int, where: SearchFilter | None, effort: Effort | None, parts: list[Candidates]
@@ -137,26 +136,20 @@ class ShardView:
             found.distance_QK[short], found.pin_id_QK[short] = exact.distance_QK, exact.pin_id_QK
         return found
 
-    def _probe(
-        self, code_QW: Bytes, k: int, where: SearchFilter | None, effort: Effort | None, ways: int
-    ) -> list[Scan]:
-        """Scans of the lists; none if the search wants, or is better off with, exact ones."""
+    def _probe(self, code_QW: Bytes, k: int, where: SearchFilter | None, effort: Effort | None) -> ListProbe | None:
+        """What to read of the lists; None if the search wants, or is better off with, exact scans."""
         stack, calibration = self.stack, self.calibration
         if effort is None or stack is None or calibration is None or effort.recall_target == 1:
-            return []
+            return None
         views = self.grouped
-        living = sum(one.live_rows for one in views)
-        matching = sum(one.match_share(where) * one.row_count for one in views)
-        share = matching / stack.rows
-        depth = int(k * living / max(matching, 1.0))
-        if where is not None and (matching < _FEW_MATCHES or depth > DEPTH):
-            return []
-        cell_QP = probe_lists(stack, calibration, code_QW, depth, effort)
-        probe = ListProbe(stack, views, where, share)
-        if len(code_QW) >= ways:
-            bounds = [len(code_QW) * way // ways for way in range(ways + 1)]
-            return [partial(_some_queries, probe, code_QW, k, cell_QP, start, end) for start, end in pairwise(bounds)]
-        return [partial(probe.search, code_QW, k, np.ascontiguousarray(cell_QP[:, way::ways])) for way in range(ways)]
+        depth = k
+        if where is not None:
+            living = sum(one.live_rows for one in views)
+            matching = sum(one.match_share(where) * one.row_count for one in views)
+            depth = int(k * living / max(matching, 1.0))
+            if matching < _FEW_MATCHES or depth > DEPTH:
+                return None
+        return ListProbe(views, probe_lists(stack.quantizer, calibration, code_QW, depth, effort))
 
     def check_query(self, code_QW: Bytes, k: int) -> None:
         """Raises ValueError unless the query fits this shard."""
@@ -200,12 +193,35 @@ class ShardView:
                 yield one.segment.rows[rows[start : start + _ITEMS_ROWS]]
 
 
-def _some_queries(probe: ListProbe, code_QW: Bytes, k: int, cell_QP: Int64s, start: int, end: int) -> Candidates:
-    """The probe of queries `start` … `end` − 1; the others' places are padded."""
-    part = probe.search(code_QW[start:end], k, cell_QP[start:end])
-    if end - start == len(code_QW):
-        return part
-    shape = len(code_QW), part.pin_id_QK.shape[1]
-    found = Candidates(np.full(shape, PAD_DISTANCE, dtype=np.int32), np.full(shape, PAD_PIN_ID, dtype=np.int64))
-    found.distance_QK[start:end], found.pin_id_QK[start:end] = part.distance_QK, part.pin_id_QK
-    return found
+def _scan(
+    code_QW: Bytes,
+    k: int,
+    where: SearchFilter | None,
+    ranges: list[_Range],
+    probe: ListProbe | None,
+    way: int,
+    ways: int,
+) -> Candidates:
+    heap = Candidates.none(len(code_QW), k)
+    if probe is not None:
+        probe.scan(code_QW, where, way, ways, heap)
+    for one, first, end in ranges:
+        one.scan(code_QW, where, first, end, heap)
+    return heap
+
+
+def _cut(views: Sequence[SegmentView], ways: int) -> list[list[_Range]]:
+    """All rows of the segments as up to `ways` parts of about as many rows."""
+    rows = sum(one.row_count for one in views)
+    step = max(_MIN_SCAN_ROWS, -(-rows // ways))
+    parts: list[list[_Range]] = [[] for _ in range(-(-rows // step))]
+    start = 0
+    for one in views:
+        first = 0
+        while first < one.row_count:
+            part, used = divmod(start + first, step)
+            end = min(one.row_count, first + step - used)
+            parts[part].append((one, first, end))
+            first = end
+        start += one.row_count
+    return parts

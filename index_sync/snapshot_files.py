@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_sync.array_file import Array, read_arrays, write_arrays
+from index_sync.calibration import DEPTHS, Calibration
 from index_sync.code_batch import Bytes
 from index_sync.faiss_segment import SealedSegment
 from index_sync.segment import CodeRows
@@ -48,12 +49,16 @@ def read_segment(content: Bytes, bits: int, segment_id: str) -> SealedSegment:
 
 
 def write_state(state: ShardState, bits: int) -> list[memoryview]:
-    """The bytes of the file with the fresh rows, the remembered deletes and each sealed segment's dead rows."""
+    """The bytes of the file with the fresh rows, the remembered deletes, the dead rows and the calibration."""
     arrays = _named(state.fresh)
     arrays["graveyard_pin_id"] = state.graveyard_pin_id
     arrays["graveyard_source_offset"] = state.graveyard_source_offset
     for i, one in enumerate(state.sealed):
         arrays[f"dead_{i}"] = one.dead_row
+    if state.calibration is not None:
+        arrays["calibration"] = state.calibration.recall_ppm_DM
+        arrays["calibration_rows"] = np.array([state.calibration.rows], dtype=np.int64)
+        arrays["calibration_quantizer"] = np.frombuffer(state.calibration.quantizer, dtype=np.uint8)
     return write_arrays(_STATE, bits, arrays)
 
 
@@ -77,7 +82,13 @@ def read_state(
         for i, segment in enumerate(segments)
     ]
     return ShardState(
-        tuple(sealed), fresh, buried.astype(np.int64), offsets.astype(np.int64), checkpoint, newest_event_time_ms
+        tuple(sealed),
+        fresh,
+        buried.astype(np.int64),
+        offsets.astype(np.int64),
+        checkpoint,
+        newest_event_time_ms,
+        _calibration(arrays),
     )
 
 
@@ -104,6 +115,18 @@ def _column(arrays: dict[str, Array], name: str, dtype: str) -> npt.NDArray[np.g
     if arrays[name].dtype.str != dtype:
         raise CorruptStateError(f"array {name!r} is {arrays[name].dtype.str}, expected {dtype}: rebuild it")
     return arrays[name]
+
+
+def _calibration(arrays: dict[str, Array]) -> Calibration | None:
+    if "calibration" not in arrays:
+        return None
+    recall_ppm_DM = _column(arrays, "calibration", "<u4").astype(np.uint32)
+    rows = _column(arrays, "calibration_rows", "<i8").astype(np.int64)
+    quantizer = _column(arrays, "calibration_quantizer", "|u1")
+    right = recall_ppm_DM.ndim == 2 and len(recall_ppm_DM) == len(DEPTHS) and recall_ppm_DM.shape[1] > 0
+    if not right or rows.shape != (1,) or rows[0] < 1 or quantizer.shape != (_DIGEST_BYTES,):
+        raise CorruptStateError(f"calibration has shape {recall_ppm_DM.shape}, expected [{len(DEPTHS)}, at least 1]")
+    return Calibration(recall_ppm_DM, int(rows[0]), quantizer.tobytes())
 
 
 def _dead_rows(found: npt.NDArray[np.generic], segment: SealedSegment) -> npt.NDArray[np.uint32]:

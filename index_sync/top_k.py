@@ -40,6 +40,13 @@ class Candidates:
     distance_QK: npt.NDArray[np.int32]
     pin_id_QK: Int64s
 
+    @classmethod
+    def none(cls, queries: int, k: int) -> Candidates:
+        """Nothing yet: a heap for the scans of `hamming_scan.py` to fill."""
+        return cls(
+            np.full((queries, k), PAD_DISTANCE, dtype=np.int32), np.full((queries, k), PAD_PIN_ID, dtype=np.int64)
+        )
+
 
 def merge_neighbors(parts: Sequence[Neighbors | Candidates], k: int) -> Neighbors:
     """The k best of at least one part, for each query. No Pin may be in two parts. Never blocks; thread-safe."""

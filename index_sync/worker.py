@@ -25,6 +25,7 @@ from index_sync.checkpoint import ShardIdentity
 from index_sync.code_batch import CodeBatch, build_code_batch
 from index_sync.device_scan import open_device
 from index_sync.grpc_leaf import GrpcLeafServer
+from index_sync.hamming_scan import load as load_scans
 from index_sync.http_audit import add_audit
 from index_sync.http_search import add_search
 from index_sync.leaf import LocalLeaf
@@ -95,6 +96,7 @@ class IndexWorker:
             lambda: list(self._hosted.values()), self._clock, settings.index.snapshot_interval_s, self._fail
         )
         device = open_device(settings.index.device, settings.index.device_memory_gib)
+        log.info("the loops that scan codes are loaded, in %.1f s", load_scans())
         self._searcher = Searcher(settings.index.search_threads, device)
         recall_target = settings.index.recall_target
         own_effort = None if recall_target == 1 else Effort(recall_target)
