@@ -182,7 +182,7 @@ def watch(run: Run, mirror: ReplayMirror, model: Fingerprint, at_s: float) -> No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pins", type=int, default=4000)
+    parser.add_argument("--pins", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--live-per-s", type=float, default=2.0)
     given = parser.parse_args()

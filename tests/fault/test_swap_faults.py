@@ -45,8 +45,8 @@ from tests.light_worker import BITS
 from tests.workload import jpeg
 
 ROUNDS = max(1, asked_for("PINSTREAM_FAULT_ROUNDS", 20) // 20)
-VICTIMS = ("embed", "broker", "controller", "index", "redis")
-STABLE, CHANGING, HISTORY, PACE_PER_S = 30, 300, 900, 120
+VICTIMS = ("index", "embed", "broker", "controller", "redis")
+STABLE, CHANGING, HISTORY, PACE_PER_S = 30, 300, 450, 120
 """Pins that are asked for and stay as they are; Pins that change all the time; events before the swap; its pace."""
 PATIENCE_S = 90.0
 
