@@ -8,13 +8,14 @@ Shapes: T tasks, b images of a task on this process, S pixels, D bits.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,7 @@ from embedder.model.proxies import SampledHead, make_head
 from embedder.model.task_source import TaskSource
 from embedder.model.train_config import TrainConfig, input_size_at
 from embedder.model.unified import UnifiedEmbedding, create_unified
+from embedder.model.whitening import whitened_projection
 from pinstream.errors import CorruptStateError, FatalError
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ BEST: Final = "best.pt"
 CURVES: Final = "curves.jsonl"
 _AUTOCAST: Final = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MAX_GRADIENT_NORM: Final = 5.0
+_MAX_CLASSES: Final = 2**40
+"""Of a task: its labels, from here on, are the next task's."""
 
 Validate = Callable[[UnifiedEmbedding], dict[str, float]]
 """The network → metrics; `score` decides about early stop."""
@@ -142,7 +146,12 @@ class Trainer:
                 started_s = time.monotonic()
                 batch = self._step(batch, ahead, report, started_s)
                 done = progress.step == config.steps
-                if validate is not None and (progress.step % config.evaluate_every == 0 or done):
+                evaluates = validate is not None and (progress.step % config.evaluate_every == 0 or done)
+                if done or evaluates:
+                    wait([batch])  # it reads images, and whitening does too
+                if done and config.whitening_batches:
+                    self._whiten(self.network)
+                if validate is not None and evaluates:
                     self._evaluate(folder, validate, report)
                 if progress.step % config.checkpoint_every == 0 or done or progress.stopped:
                     self.save(folder)
@@ -174,8 +183,7 @@ class Trainer:
         self._set_rates(step)
         torch.manual_seed(np.random.SeedSequence((self.config.seed, step)).generate_state(1)[0])
         self._parallel.train()
-        x_BCHW = torch.from_numpy(batch.images_NSS3).to(self._device).permute(0, 3, 1, 2).float()
-        x_BCHW = (x_BCHW - self._mean_C11) / self._std_C11
+        x_BCHW = self._normalized(batch.images_NSS3)
         with torch.autocast(
             self._device.type, _AUTOCAST[self.config.precision], enabled=self.config.precision != "fp32"
         ):
@@ -196,6 +204,11 @@ class Trainer:
         self._scaler.update()
         return self._processes.mean([float(loss.detach()) for loss in losses])
 
+    def _normalized(self, images_NSS3: npt.NDArray[np.uint8]) -> Tensor:
+        """On the device, as the network takes them: [N, 3, S, S]."""
+        x_BCHW = torch.from_numpy(images_NSS3).to(self._device).permute(0, 3, 1, 2).float()
+        return (x_BCHW - self._mean_C11) / self._std_C11
+
     def _losses(self, step: int, embedding_BD: Tensor, labels_Tb: Tensor) -> list[Tensor]:
         """One loss per task, from its own images only: no head sees another task's."""
         parts = embedding_BD.chunk(len(self.tasks))
@@ -206,18 +219,20 @@ class Trainer:
 
     def _batch(self, step: int) -> Batch:
         """This process's share of the step's batch."""
-        config, processes = self.config, self._processes
+        rows = range(self._processes.rank, self.config.images_per_task, self._processes.count)
+        return self._prepare(step, rows, input_size_at(self.config, step))
+
+    def _prepare(self, step: int, rows: range, size: int) -> Batch:
+        """These rows of each task's part of the step's batch, as images of this size."""
         images: list[npt.NDArray[np.uint8]] = []
         boxes: list[npt.NDArray[np.float32]] = []
         labels = []
-        size = input_size_at(config, step)
-        rows = range(processes.rank, config.images_per_task, processes.count)
         for number, task in enumerate(self.tasks):
             samples = task.batch(step, rows)
             labels.append(np.array([sample.item["label"] for sample in samples], np.int64))
             for row, sample in zip(rows, samples, strict=True):
-                rng = np.random.default_rng((config.seed, step, number, 1, row))
-                image, box = training_image(sample.picture, sample.item, size, rng, flip=config.flip)
+                rng = np.random.default_rng((self.config.seed, step, number, 1, row))
+                image, box = training_image(sample.picture, sample.item, size, rng, flip=self.config.flip)
                 images.append(image)
                 boxes.append(box)
         return Batch(np.stack(images), np.stack(labels), np.stack(boxes))
@@ -231,13 +246,34 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * rate
 
+    def _whiten(self, network: UnifiedEmbedding) -> None:
+        """Whiten the last layer of a network within classes, by the first steps' images. No other thread reads any."""
+        if not isinstance(network.project, nn.Linear):
+            return
+        features, labels = [], []
+        training = network.training
+        network.eval()
+        with torch.inference_mode():
+            for step in range(self.config.whitening_batches):
+                batch = self._prepare(step, range(self.config.images_per_task), self.config.input_size)
+                features.append(network.features(self._normalized(batch.images_NSS3)).cpu())
+                labels.append(batch.labels_Tb + np.arange(len(self.tasks))[:, np.newaxis] * _MAX_CLASSES)
+        network.train(training)
+        labels_N = torch.from_numpy(np.concatenate([each.ravel() for each in labels]))
+        weight_DF = whitened_projection(network.project.weight.detach().cpu(), torch.cat(features), labels_N)
+        network.project.weight.data.copy_(weight_DF)
+
     def _evaluate(self, folder: Path, validate: Validate, report: Report) -> None:
         progress = self.progress
-        found = validate(self.network)
+        network = self.network
+        if self.config.whitening_batches and progress.step < self.config.steps:
+            network = copy.deepcopy(network)
+            self._whiten(network)
+        found = validate(network)
         if found["score"] > progress.best_score:
             progress.best_score, progress.best_step, progress.evaluations_since_best = found["score"], progress.step, 0
             if self._processes.rank == 0:
-                _write(folder / BEST, {"network": self.network.state_dict(), "step": progress.step})
+                _write(folder / BEST, {"network": network.state_dict(), "step": progress.step})
         else:
             progress.evaluations_since_best += 1
         patience = self.config.patience

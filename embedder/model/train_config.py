@@ -81,6 +81,9 @@ class TrainConfig(_Section):
     """Classes that a step compares with; None: all. Set it when classes × bits × 16 bytes is more than you have."""
     flip: bool = True
     """Mirror half of the images."""
+    whitening_batches: int = Field(default=0, ge=0)
+    """At every evaluation and at the end the last layer is whitened within classes, by so many batches. 0: it isn't;
+    a network with as many features as bits has no such layer."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     checkpoint_every: int = Field(default=500, ge=1)
     evaluate_every: int = Field(default=500, ge=1)

@@ -36,12 +36,20 @@ class UnifiedEmbedding(nn.Module):
 
     def embed_and_locate(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
         """As `forward`, and the boxes [B, L, 4] of a backbone with a localizer, the last ones those it embeds."""
+        features_BF, box_BL4 = self._features(x_BCHW)
+        return self.project(features_BF), box_BL4
+
+    def features(self, x_BCHW: Tensor) -> Tensor:
+        """[B, F], normalized: what is projected."""
+        return self._features(x_BCHW)[0]
+
+    def _features(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
         box_BL4: Tensor | None = None
         if isinstance(self.backbone, PinNet):
             features_BF, box_BL4 = self.backbone.embed_and_locate(x_BCHW)
         else:
             features_BF = _pool(self.backbone(x_BCHW))
-        return self.project(self.norm(features_BF)), box_BL4
+        return self.norm(features_BF), box_BL4
 
     def fuse(self) -> None:
         """Fold what folds, for inference."""

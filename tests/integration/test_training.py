@@ -107,6 +107,25 @@ def test_training_learns_writes_curves_and_stops_early(data: Path, cache: Path, 
     assert trainer.progress.stopped or trainer.progress.step == config.steps
 
 
+def test_whitening_at_the_end_is_the_same_after_a_resume_and_keeps_one_linear_layer(
+    data: Path, cache: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(data, cache, bits=512, whitening_batches=3, evaluate_every=4)
+    plain = make_trainer(tiny_config(data, cache, bits=512, evaluate_every=4), ALONE, CPU)
+    unbroken, broken = make_trainer(config, ALONE, CPU), make_trainer(config, ALONE, CPU)
+    for trainer, name in ((plain, "plain"), (unbroken, "unbroken"), (broken, "broken")):
+        (tmp_path / name).mkdir()
+        until = 5 if trainer is broken else None
+        trainer.run(tmp_path / name, validate=make_validation(config, "cpu"), report=quiet, until=until)
+    again = make_trainer(config, ALONE, CPU)
+    again.resume(tmp_path / "broken" / CHECKPOINT)
+    again.run(tmp_path / "broken", validate=make_validation(config, "cpu"), report=quiet)
+    for name, value in weights(unbroken).items():
+        assert torch.equal(value, weights(again)[name]), name
+    differing = {name for name, value in weights(plain).items() if not torch.equal(value, weights(unbroken)[name])}
+    assert differing == {"project.weight"}
+
+
 def test_a_checkpoint_of_another_configuration_or_a_broken_one_is_refused(
     data: Path, cache: Path, tmp_path: Path
 ) -> None:
