@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 MAX_PROBES: Final = 65_536
-QUERIES: Final = 512
+QUERIES: Final = 256
 """So many put the standard error of a recall of 0.99 at 0.002; the margin is on the safe side by as much."""
 DEPTH: Final = 1000
 """True neighbours of each query; a search for more asks for as many."""
@@ -87,5 +87,8 @@ def _certain_recall(needed_QK: npt.NDArray[np.int16], margins: int) -> npt.NDArr
 
 
 def needs_again(calibration: Calibration | None, rows: int) -> bool:
-    """Whether an index of so many grouped rows has outgrown (or shrunk from) its calibration: by half."""
-    return calibration is None or not 2 / 3 <= rows / calibration.rows <= 3 / 2
+    """Whether an index of so many grouped rows has outgrown its calibration, or shrunk from it, by a quarter.
+
+    The more rows, the nearer the neighbours, the smaller the margin: one that is outgrown finds more than it need.
+    """
+    return calibration is None or not 4 / 5 <= rows / calibration.rows <= 5 / 4

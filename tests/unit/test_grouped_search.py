@@ -225,9 +225,9 @@ def test_sampling_takes_only_living_rows(shard: Shard) -> None:
     assert len(sample) == 500 and {code.tobytes() for code in sample} <= living
 
 
-def test_a_calibration_is_outgrown_by_half() -> None:
+def test_a_calibration_is_outgrown_by_a_quarter() -> None:
     calibration = Calibration(np.zeros((7, 9), np.uint32), 1000, b"")
-    assert [needs_again(calibration, rows) for rows in (600, 700, 1500, 1600)] == [True, False, False, True]
+    assert [needs_again(calibration, rows) for rows in (790, 810, 1240, 1260)] == [True, False, False, True]
     assert needs_again(None, 1)
 
 
