@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 _BLOCK: Final = 64
 """Rows chosen at once: 16 KiB of codes at 2048 bits, half of a small first-level cache."""
+_AHEAD: Final = 16
+"""Rows that are asked for before they are needed: 4 KiB at 2048 bits, where the processor's own prefetching stops."""
+_LINE_WORDS: Final = 8
+"""Words of a cache line."""
 _ASSIGNED: Final = 16
 """Codes that are compared with the same centroid while it is at hand."""
 _PAD_DISTANCE: Final = 2**31 - 1
@@ -79,7 +83,26 @@ def _counted_bits() -> _Kernel:
     return ones
 
 
+def _asked_for() -> _Kernel:
+    """Compiles to: have the processor bring word i of an array, which may lie beyond its end, into the caches."""
+
+    @intrinsic
+    def prefetch(_context: Any, array: Any, i: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            byte_P, int_ = ir.IntType(8).as_pointer(), ir.IntType(32)
+            fetch = _declared(builder, ir.VoidType(), [byte_P, int_, int_, int_], "llvm.prefetch.p0")
+            place = builder.bitcast(builder.gep(data, [args[1]]), byte_P)
+            builder.call(fetch, [place, int_(0), int_(3), int_(1)])  # to read, soon again, as data
+            return context.get_dummy_value()
+
+        return types.void(array, i), generate
+
+    return prefetch
+
+
 _ones = _counted_bits()
+_prefetch = _asked_for()
 _differ_32 = _differing_bits(8)
 _differ_8 = _differing_bits(2)
 
@@ -139,12 +162,24 @@ def _choose(row_R: Any, columns: Any, terms: Any, first: int, end: int) -> int:
 
 @njit(nogil=True, inline="always")
 def _offer(
-    query: Any, query_at: int, code: Any, words: int, row_R: Any, chosen: int, pin_id: Any, distance_K: Any, pin_K: Any
+    query: Any,
+    query_at: int,
+    code: Any,
+    words: int,
+    row_R: Any,
+    chosen: int,
+    pin_id: Any,
+    distance_K: Any,
+    pin_K: Any,
+    is_first: bool,
 ) -> None:
-    """Put each chosen row into a query's heap, if it belongs there."""
+    """Put each chosen row into a query's heap, if it belongs there. The first query that meets a row asks for more."""
     worst = distance_K[0]
     for i in range(chosen):
         row = row_R[i]
+        if is_first:
+            for word in range(0, words, _LINE_WORDS):
+                _prefetch(code, (row + _AHEAD) * words + word)
         distance = _distance(query, query_at, code, row * words, words)
         if distance < worst or (distance == worst and pin_id[row] < pin_K[0]):
             _replace_worst(distance_K, pin_K, distance, pin_id[row])
@@ -168,7 +203,7 @@ def _scan_rows(
     for start in range(first, end, _BLOCK):
         chosen = _choose(row_R, columns, terms, start, min(start + _BLOCK, end))
         for q in range(queries):
-            _offer(query, q * words, code, words, row_R, chosen, columns[0], distance_QK[q], pin_QK[q])
+            _offer(query, q * words, code, words, row_R, chosen, columns[0], distance_QK[q], pin_QK[q], q == 0)
 
 
 def _scan_lists(
@@ -200,7 +235,7 @@ def _scan_lists(
             first = list_end_C[cell - 1] if cell else 0
             for start in range(first, list_end_C[cell], _BLOCK):
                 chosen = _choose(row_R, columns, terms, start, min(start + _BLOCK, list_end_C[cell]))
-                _offer(query, q * words, code, words, row_R, chosen, columns[0], distance_QK[q], pin_QK[q])
+                _offer(query, q * words, code, words, row_R, chosen, columns[0], distance_QK[q], pin_QK[q], True)
 
 
 def _choose_lists(query_QD: Any, centroid_CD: Any, margin: int, probes: int, cell_QC: Any) -> None:
