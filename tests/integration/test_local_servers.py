@@ -199,6 +199,10 @@ def test_data_outlives_kill_and_down_and_up_moves_off_a_taken_port(one: LocalSer
 
 
 UP_THAT_NEVER_ENDS = """
+import signal
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
+
 from pinstream.cli.local import app
 from pinstream.local.kafka_broker import KafkaBroker
 
