@@ -32,7 +32,7 @@ def read_topic(
     Raises:
         RetryableError: the ends were not reached in `timeout_s`.
     """
-    ends = LogEnds(settings).ask(topic, list(range(partitions)), timeout_s=10)
+    ends = LogEnds(settings).ask_all(topic, list(range(partitions)), timeout_s=10)
     config = client_config(
         settings,
         group_id=f"pinstream-fold-{uuid.uuid4()}",
@@ -41,9 +41,7 @@ def read_topic(
         enable_partition_eof=True,
         fetch_wait_max_ms=50,
     )
-    open_partitions = {partition for partition in range(partitions) if ends.get(partition, 0) > 0}
-    if len(ends) < partitions:
-        raise RetryableError(f"{topic} answered for {len(ends)} of {partitions} partitions: is a broker away?")
+    open_partitions = {partition for partition in range(partitions) if ends[partition] > 0}
     consumer = Consumer(config)
     try:
         starts = _starts(consumer, topic, open_partitions, since_ms)

@@ -30,10 +30,7 @@ class TailBatch:
 
 def end_of(settings: Settings, topic: str, partition: int) -> int:
     """The offset that the partition's next record will get. Blocks. Raises RetryableError: no broker answered."""
-    ends = LogEnds(settings).ask(topic, [partition], _ASK_S)
-    if partition not in ends:
-        raise RetryableError(f"{topic} partition {partition} did not say where it ends: is a broker away?")
-    return ends[partition]
+    return LogEnds(settings).ask_all(topic, [partition], _ASK_S)[partition]
 
 
 def read_tail(

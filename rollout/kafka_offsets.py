@@ -6,7 +6,6 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from consumers.kafka_ends import LogEnds
 from pinstream.codes import Fingerprint
-from pinstream.errors import RetryableError
 from pinstream.kafka_clients import client_config, translate
 from pinstream.settings import Settings
 from rollout.catch_up import Seen
@@ -45,9 +44,7 @@ class GroupOffsets:
         except KafkaException as error:
             raise translate(error, f"asked where group {group_id} stands") from error
         # ends are asked second: nothing that is committed can be beyond them
-        ends = self._ends.ask(topic, partitions, timeout_s)
-        if missing := [p for p in partitions if p not in ends]:
-            raise RetryableError(f"{topic} does not say where partitions {missing} end: is a broker away?")
+        ends = self._ends.ask_all(topic, partitions, timeout_s)
         return Seen(topic, {tp.partition: tp.offset for tp in found if tp.offset >= 0}, ends)
 
     def close(self) -> None:

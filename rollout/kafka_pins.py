@@ -16,7 +16,7 @@ from consumers.kafka_ends import LogEnds
 from consumers.topic_fold import read_topic
 from index_sync.kafka_tail import read_tail
 from pinstream.codes import Fingerprint
-from pinstream.errors import BadRecordError, RetryableError
+from pinstream.errors import BadRecordError
 from pinstream.events import Image, Op, parse_event, parse_key
 from pinstream.kafka_clients import client_config
 from pinstream.settings import Settings
@@ -54,10 +54,7 @@ class PinsReader:
 
 def log_ends(settings: Settings, topic: str) -> dict[int, int]:
     """Partition → end, of all partitions. Raises RetryableError: a broker is away."""
-    ends = LogEnds(settings).ask(topic, list(range(settings.topics.partitions)), _ASK_S)
-    if len(ends) < settings.topics.partitions:
-        raise RetryableError(f"{topic} answered for {len(ends)} of {settings.topics.partitions} partitions: try again")
-    return ends
+    return LogEnds(settings).ask_all(topic, list(range(settings.topics.partitions)), _ASK_S)
 
 
 def embedded_up_to(settings: Settings, model: Fingerprint) -> dict[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from consumers.kafka_ends import LogEnds
 from pinstream.errors import FatalError, RetryableError
@@ -31,11 +31,10 @@ def planned(settings: Settings, replay: Replay) -> Replay:
         RetryableError: the broker did not answer for all partitions.
         FatalError: a partition is named that the topic lacks.
     """
-    topic, count = settings.topics.pins, settings.topics.partitions
-    at_time = {} if replay.from_time_ms is None else _offsets_at(settings, replay.from_time_ms)
-    ends = LogEnds(settings).ask(topic, list(range(count)), _ASK_S)
-    if len(ends) < count:
-        raise RetryableError(f"{topic} answered for {len(ends)} of {count} partitions: is a broker away?")
+    topic, partitions = settings.topics.pins, list(range(settings.topics.partitions))
+    log = LogEnds(settings)
+    at_time = {} if replay.from_time_ms is None else log.first_at(topic, partitions, replay.from_time_ms, _ASK_S)
+    ends = log.ask_all(topic, partitions, _ASK_S)
     return resolved(replay, ends, at_time)
 
 
@@ -104,22 +103,3 @@ def looked_at(settings: Settings, partition: int, start: int, end: int) -> Mappi
     finally:
         consumer.close()
     return shares
-
-
-def _offsets_at(settings: Settings, time_ms: int) -> dict[int, int | None]:
-    """Partition → the first offset of that time or later; None: there is none.
-
-    Raises:
-        RetryableError: the broker did not answer for all partitions.
-    """
-    topic, count = settings.topics.pins, settings.topics.partitions
-    moment = OffsetSpec.for_timestamp(time_ms)
-    admin = AdminClient(client_config(settings))
-    asked = admin.list_offsets({TopicPartition(topic, p): moment for p in range(count)}, request_timeout=_ASK_S)
-    try:
-        found = {tp.partition: future.result(_ASK_S + 1).offset for tp, future in asked.items()}
-    except KafkaException as error:
-        raise translate(error, f"asked {topic} for its offsets at {time_ms} ms") from error
-    except TimeoutError as error:
-        raise RetryableError(f"Kafka did not say in time where {topic} was at {time_ms} ms") from error
-    return {partition: offset if offset >= 0 else None for partition, offset in found.items()}
