@@ -6,14 +6,9 @@ import logging
 import threading
 from typing import Final
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
-
 from consumers.replay_plan import ReplayPlan, parse_plan, replay_key
 from pinstream.codes import Fingerprint
-from pinstream.errors import RetryableError
+from pinstream.redis_client import REDIS_AWAY, connect_if_set, redis_errors, required
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +28,7 @@ class PlanFollower:
         self._key = replay_key(model)
         self._plan = plan
         self._up = True
-        self._redis = _redis(url, timeout_s) if url else None
+        self._redis = connect_if_set(url, timeout_s, "plan")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="replay-plan", daemon=True)
 
@@ -61,7 +56,7 @@ class PlanFollower:
         assert self._redis is not None
         try:
             value = self._redis.get(self._key)
-        except (RedisError, OSError) as error:
+        except REDIS_AWAY as error:
             if self._up:
                 log.warning("Redis is away (%s): the replay goes on at the pace known last", error)
             self._up = False
@@ -83,22 +78,9 @@ def mirrored_plan(url: str, model: Fingerprint, timeout_s: float) -> ReplayPlan 
     Raises:
         RetryableError: Redis does not answer, or none is set.
     """
-    if not url:
-        raise RetryableError("no Redis is set")
-    try:
-        return parse_plan(_redis(url, timeout_s).get(replay_key(model)))  # type: ignore[arg-type]  # the same
-    except (RedisError, OSError) as error:
-        raise RetryableError(f"Redis does not answer: {error}") from error
-
-
-def _redis(url: str, timeout_s: float) -> Redis:
-    return Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        client_name="pinstream-plan",
-    )
+    client = required(connect_if_set(url, timeout_s, "plan"))
+    with redis_errors():
+        return parse_plan(client.get(replay_key(model)))  # type: ignore[arg-type]  # the same
 
 
 def _say(plan: ReplayPlan) -> str:

@@ -11,13 +11,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
-
 from pinstream import metrics
 from pinstream.codes import Fingerprint
+from pinstream.redis_client import REDIS_AWAY, connect_if_set
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +32,10 @@ class RedisCodeCache:
         self._lock = threading.Lock()
         self._failures = 0
         self._away_until_s = 0.0
-        self._redis: Redis | None = None
-        if not url:
+        self._redis = connect_if_set(url, timeout_s, "embed")
+        if self._redis is None:
             log.warning("no Redis is set: every image is embedded, also those that were embedded before")
             metrics.REDIS_UP.set(0)
-        else:
-            self._redis = Redis.from_url(
-                url,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                retry=Retry(NoBackoff(), 0),
-                client_name="pinstream-embed",
-            )
 
     def lookup(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The code of each key, or None; one MGET. An entry of the wrong length is nobody's code: None."""
@@ -58,7 +46,7 @@ class RedisCodeCache:
             try:
                 found = self._redis.mget([self._prefix + key for key in keys])  # type: ignore[assignment]  # sync client
                 self._answered()
-            except (RedisError, OSError) as error:
+            except REDIS_AWAY as error:
                 self._failed(error)
         if found is None:
             metrics.CACHE_LOOKUPS.labels("unavailable").inc(len(keys))
@@ -79,7 +67,7 @@ class RedisCodeCache:
         try:
             pipeline.execute()
             self._answered()
-        except (RedisError, OSError) as error:
+        except REDIS_AWAY as error:
             self._failed(error)
 
     def _available(self) -> bool:

@@ -15,13 +15,11 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from index_sync.leaf import LeafStatus, ServedShard
 from pinstream import metrics
 from pinstream.codes import Fingerprint
+from pinstream.redis_client import REDIS_AWAY, connect_if_set
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +95,7 @@ class LeaseBook:
         self._lock = threading.Lock()
         self._leases: tuple[Lease, ...] = ()
         self._up: bool | None = None
-        self._redis: Redis | None = None
-        if url:
-            self._redis = Redis.from_url(
-                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-            )
+        self._redis = connect_if_set(url, timeout_s, "leases")
         self._changed = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
@@ -149,7 +143,7 @@ class LeaseBook:
             expired = [name for name, value in zip(names, values, strict=True) if value is None]
             if expired:
                 self._redis.srem(self._index_key, *expired)
-        except (RedisError, OSError) as error:
+        except REDIS_AWAY as error:
             self._say_up(False, error)
             return
         found = [_parse(name, value) for name, value in zip(names, values, strict=True) if name != self._instance]
@@ -162,7 +156,7 @@ class LeaseBook:
         try:
             self._redis.delete(self._key(self._instance))
             self._redis.srem(self._index_key, self._instance)
-        except (RedisError, OSError):
+        except REDIS_AWAY:
             return  # it runs out by itself
 
     def _key(self, instance: str) -> str:

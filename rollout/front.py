@@ -13,11 +13,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
-
 from index_sync.leaf import LocalLeaf
 from index_sync.redis_leases import LEASE_S, RENEW_S, Lease, read_leases
 from index_sync.root import Root
@@ -27,6 +22,7 @@ from pinstream import metrics
 from pinstream.codes import Fingerprint
 from pinstream.errors import PinstreamError
 from pinstream.kafka_clients import redis_url
+from pinstream.redis_client import REDIS_AWAY, connect_if_set
 from pinstream.settings import Settings
 from rollout.generation import SERVABLE, Generation, Registry
 from rollout.lease_memory import LeaseMemory
@@ -47,12 +43,7 @@ class _LeafWatch:
         self._model = model
         self._memory = LeaseMemory[Lease](LEASE_S)
         self._seen: tuple[Lease, ...] = ()
-        url, timeout_s = redis_url(settings), settings.redis.timeout_s
-        self._redis: Redis | None = None
-        if url:
-            self._redis = Redis.from_url(
-                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-            )
+        self._redis = connect_if_set(redis_url(settings), settings.redis.timeout_s, "front")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leaf-watch", daemon=True)
         self._look()
@@ -72,7 +63,7 @@ class _LeafWatch:
 
     def _look(self) -> None:
         if self._redis is not None:
-            with suppress(RedisError, OSError):  # the registry's watch says that Redis is away
+            with suppress(*REDIS_AWAY):  # the registry's watch says that Redis is away
                 self._seen = read_leases(self._redis, self._model)
 
 

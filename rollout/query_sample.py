@@ -14,13 +14,10 @@ import time
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from index_sync.search_protocol import MAX_K, SearchRequest
 from pinstream.events import MAX_PIN_ID, Domain, Flag
+from pinstream.redis_client import REDIS_AWAY, connect
 from rollout.generation import Application
 
 log = logging.getLogger(__name__)
@@ -68,7 +65,7 @@ class QuerySample:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         if url and max_per_s > 0:
-            self._redis = _connect(url, timeout_s)
+            self._redis = connect(url, timeout_s, "queries")
             self._thread = threading.Thread(target=self._run, name="query-sample", daemon=True)
             self._thread.start()
 
@@ -111,7 +108,7 @@ class QuerySample:
             pipeline.lpush(self._key, *found)
             pipeline.ltrim(self._key, 0, MAX_KEPT - 1)
             pipeline.execute()
-        except (RedisError, OSError) as error:
+        except REDIS_AWAY as error:
             log.debug("%d sampled queries are not kept, Redis is away: %s", len(found), error)
 
 
@@ -120,8 +117,8 @@ def read_sample(url: str, pins_topic: str, timeout_s: float, count: int) -> list
     if not url or count < 1:
         return []
     try:
-        raw = _connect(url, max(timeout_s, 2.0)).lrange(_key(pins_topic), 0, MAX_KEPT - 1)
-    except (RedisError, OSError) as error:
+        raw = connect(url, max(timeout_s, 2.0), "queries").lrange(_key(pins_topic), 0, MAX_KEPT - 1)
+    except REDIS_AWAY as error:
         log.warning("the sample of live queries can't be read, Redis is away: %s", error)
         return []
     found: dict[LiveQuery, None] = {}
@@ -138,7 +135,3 @@ def read_sample(url: str, pins_topic: str, timeout_s: float, count: int) -> list
 
 def _key(pins_topic: str) -> str:
     return f"pinstream:queries:{pins_topic}"
-
-
-def _connect(url: str, timeout_s: float) -> Redis:
-    return Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0))

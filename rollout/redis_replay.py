@@ -7,14 +7,11 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from consumers.replay_plan import ReplayPlan, replay_key
 from index_sync.redis_leases import Lease, read_leases
 from pinstream.codes import Fingerprint
-from pinstream.errors import RetryableError
+from pinstream.redis_client import connect_if_set, redis_errors, required
 from rollout.replay_progress import ReplayProgress
 
 REPORT_S: Final = 10
@@ -47,51 +44,37 @@ class ReplayMirror:
     """
 
     def __init__(self, url: str, timeout_s: float) -> None:
-        self._redis = (
-            Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0))
-            if url
-            else None
-        )
+        self._redis = connect_if_set(url, timeout_s, "replay")
 
+    @redis_errors()
     def tell(self, model: str, plan: ReplayPlan) -> None:
         """Workers obey it within half a second."""
-        try:
-            self._client().set(replay_key(Fingerprint(model)), plan.model_dump_json())
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
+        self._client().set(replay_key(Fingerprint(model)), plan.model_dump_json())
 
+    @redis_errors()
     def report(self, model: str, report: ReplayReport) -> None:
-        try:
-            self._client().set(_report_key(model), _REPORT.dump_json(report), ex=REPORT_S)
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
+        self._client().set(_report_key(model), _REPORT.dump_json(report), ex=REPORT_S)
 
     def reported(self, model: str) -> ReplayReport | None:
         """None: no controller says anything, or nothing that can be read."""
-        try:
+        with redis_errors():
             value = self._client().get(_report_key(model))
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
         try:
             return None if value is None else _REPORT.validate_json(value)
         except ValidationError:
             return None
 
+    @redis_errors()
     def leases(self, model: str) -> tuple[Lease, ...]:
         """The index workers of a generation."""
-        try:
-            return read_leases(self._client(), Fingerprint(model))
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
+        return read_leases(self._client(), Fingerprint(model))
 
     def close(self) -> None:
         if self._redis is not None:
             self._redis.close()
 
     def _client(self) -> Redis:
-        if self._redis is None:
-            raise RetryableError("no Redis is set")
-        return self._redis
+        return required(self._redis)
 
 
 def _report_key(model: str) -> str:

@@ -13,15 +13,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
 
-from pinstream.errors import RetryableError
+from pinstream.redis_client import connect_if_set, redis_errors, required
 from rollout.generation import Registry
 from rollout.store_registry import MAX_REGISTRY_BYTES
 
@@ -78,32 +76,24 @@ class RedisSignal:
     def __init__(self, url: str, pins_topic: str, timeout_s: float) -> None:
         self._key = f"pinstream:registry:{pins_topic}"
         self._fronts = f"pinstream:fronts:{pins_topic}"
-        self._redis: Redis | None = None
-        if url:
-            self._redis = Redis.from_url(
-                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-            )
+        self._redis = connect_if_set(url, timeout_s, "registry")
 
+    @redis_errors()
     def announce(self, registry: Registry, *, force: bool = False) -> bool:
         """Mirror the registry and wake whoever listens, if it is newer than the mirror; says whether it was.
 
         Args:
             force: even if it is older: the mirror is wrong.
         """
-        try:
-            told = self._client().eval(
-                _ANNOUNCE, 1, self._key, str(registry.number), registry.model_dump_json(), "1" if force else "0"
-            )
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
+        told = self._client().eval(
+            _ANNOUNCE, 1, self._key, str(registry.number), registry.model_dump_json(), "1" if force else "0"
+        )
         return bool(told)
 
+    @redis_errors()
     def newer_than(self, number: int) -> Registry | None:
         """The mirrored registry if it has a higher number. What can't be read is none, and logged."""
-        try:
-            document: Any = self._client().eval(_NEWER, 1, self._key, str(number))
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
+        document: Any = self._client().eval(_NEWER, 1, self._key, str(number))
         if document is None or len(document) > MAX_REGISTRY_BYTES:
             return None
         try:
@@ -113,18 +103,16 @@ class RedisSignal:
             return None
         return registry if registry.number > number else None
 
+    @redis_errors()
     def is_mirrored(self, number: int) -> bool:
         """Whether the mirror holds this number or a higher one."""
-        try:
-            held: Any = self._client().hget(self._key, "number")
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
+        held: Any = self._client().hget(self._key, "number")
         return held is not None and held.isdigit() and int(held) >= number
 
     def wakes(self, every_s: float) -> Iterator[None]:
         """Comes round at each announcement, and at least every so often; endless."""
         pubsub = self._client().pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis leaves it so
-        try:
+        with redis_errors(), closing(pubsub):
             pubsub.subscribe(self._key)
             while True:
                 yield
@@ -132,41 +120,31 @@ class RedisSignal:
                 while (left_s := until_s - time.monotonic()) > 0:
                     if pubsub.get_message(timeout=left_s) is not None:
                         break
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
-        finally:
-            pubsub.close()
 
+    @redis_errors()
     def say_front(self, status: FrontStatus) -> None:
         """This front door is there; repeat within 5 s."""
         pipeline = self._client().pipeline(transaction=False)
         pipeline.set(f"{self._fronts}:{status.name}", status.model_dump_json(), ex=FRONT_S)
         pipeline.sadd(self._fronts, status.name)
-        try:
-            pipeline.execute()
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
+        pipeline.execute()
 
+    @redis_errors()
     def drop_front(self, name: str) -> None:
         """This front door is going."""
-        try:
-            self._client().delete(f"{self._fronts}:{name}")
-            self._client().srem(self._fronts, name)
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
+        self._client().delete(f"{self._fronts}:{name}")
+        self._client().srem(self._fronts, name)
 
+    @redis_errors()
     def fronts(self) -> list[FrontStatus]:
         """The front doors that said something within 5 s, by name."""
         client = self._client()
-        try:
-            members: Any = client.smembers(self._fronts)
-            names = sorted(member.decode("utf-8", "replace") for member in members)
-            values: Any = client.mget([f"{self._fronts}:{name}" for name in names]) if names else []
-            gone = [name for name, value in zip(names, values, strict=True) if value is None]
-            if gone:
-                client.srem(self._fronts, *gone)
-        except (RedisError, OSError) as error:
-            raise RetryableError(f"Redis is away: {error}") from error
+        members: Any = client.smembers(self._fronts)
+        names = sorted(member.decode("utf-8", "replace") for member in members)
+        values: Any = client.mget([f"{self._fronts}:{name}" for name in names]) if names else []
+        gone = [name for name, value in zip(names, values, strict=True) if value is None]
+        if gone:
+            client.srem(self._fronts, *gone)
         return [front for value in values if (front := _front(value)) is not None]
 
     def close(self) -> None:
@@ -174,9 +152,7 @@ class RedisSignal:
             self._redis.close()
 
     def _client(self) -> Redis:
-        if self._redis is None:
-            raise RetryableError("no Redis is set")
-        return self._redis
+        return required(self._redis)
 
 
 def _front(value: bytes | None) -> FrontStatus | None:

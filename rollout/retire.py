@@ -13,16 +13,13 @@ from typing import Final
 import obstore
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
-from redis import Redis
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
 
 from index_sync.store_files import delete_all, store_errors
 from pinstream.codes import Fingerprint
 from pinstream.errors import FatalError, RetryableError
 from pinstream.kafka_clients import reachable_admin, redis_url, translate
 from pinstream.object_store import open_store
+from pinstream.redis_client import REDIS_AWAY, connect
 from pinstream.settings import Settings
 from rollout.backfill.store_tables import backfill_folder
 from rollout.kafka_offsets import embed_group, index_group
@@ -148,10 +145,7 @@ def _delete_keys(settings: Settings, model: str) -> int | None:
     if not url:
         return None
     removed = 0
-    timeout_s = settings.redis.timeout_s
-    with Redis.from_url(
-        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
-    ) as client:
+    with connect(url, settings.redis.timeout_s, "retire") as client:
         try:
             for pattern in (f"pinstream:leaves:{short}*", f"pinstream:code:{short}:*", f"pinstream:replay*:{short}"):
                 keys: list[bytes] = []
@@ -162,6 +156,6 @@ def _delete_keys(settings: Settings, model: str) -> int | None:
                         keys.clear()
                 if keys:
                     removed += int(client.unlink(*keys))
-        except (RedisError, OSError):
+        except REDIS_AWAY:
             return None
     return removed

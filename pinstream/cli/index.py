@@ -92,23 +92,16 @@ def _running(
 
 def _known_urls(settings: Settings, model: Fingerprint) -> list[str]:
     """Of the workers that hold a lease in Redis now."""
-    from redis import Redis  # noqa: PLC0415
-    from redis.backoff import NoBackoff  # noqa: PLC0415
-    from redis.exceptions import RedisError  # noqa: PLC0415
-    from redis.retry import Retry  # noqa: PLC0415
-
     from index_sync.redis_leases import read_leases  # noqa: PLC0415
+    from pinstream.redis_client import REDIS_AWAY, connect  # noqa: PLC0415
 
     address = redis_url(settings)
     if not address:
         raise FatalError("no Redis is set to find the workers by: pass their --url")
     try:
-        patience_s = settings.redis.timeout_s
-        with Redis.from_url(
-            address, socket_timeout=patience_s, socket_connect_timeout=patience_s, retry=Retry(NoBackoff(), 0)
-        ) as redis:
+        with connect(address, settings.redis.timeout_s, "cli") as redis:
             return [lease.url for lease in read_leases(redis, model) if lease.url]
-    except RedisError as error:
+    except REDIS_AWAY as error:
         raise RetryableError(f"Redis is away ({error}): pass the workers' --url") from error
 
 
