@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from confluent_kafka import Message
 
 from consumers.replay_plan import ReplayPlan
 from pinstream.errors import BadRecordError
@@ -134,6 +135,22 @@ class PinWork:
     def fail(self, error: BadRecordError) -> None:
         self.error = error
         self.finish(Outcome.DEAD_LETTER)
+
+
+def work_of(message: Message) -> PinWork:
+    """A polled record without an error, not yet parsed."""
+    partition, offset = message.partition(), message.offset()
+    assert partition is not None
+    assert offset is not None
+    headers = message.headers()
+    return PinWork(
+        partition,
+        offset,
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        list(headers) if headers else None,  # type: ignore[arg-type]  # received headers are pairs of str and bytes
+    )
 
 
 def leave_out(works: Iterable[PinWork], plan: ReplayPlan) -> None:

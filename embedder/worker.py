@@ -26,7 +26,7 @@ from consumers.replay_plan import ReplayPlan
 from embedder.breaker import Breaker
 from embedder.encode_stage import EncodeStage, ImageEncoder
 from embedder.fetch_stage import FetchStage
-from embedder.pin_work import ImageArray, Outcome, PinWork, leave_out, supersede_deleted
+from embedder.pin_work import ImageArray, Outcome, PinWork, leave_out, supersede_deleted, work_of
 from embedder.publication import PublicationPlan
 from embedder.publish_stage import PublishStage
 from embedder.redis_code_cache import RedisCodeCache
@@ -226,7 +226,7 @@ class EmbedWorker:
         return flow
 
     def _accept(self, messages: Sequence[Message]) -> None:
-        works = [_work(message) for message in messages]
+        works = [work_of(message) for message in messages]
         for work in works:
             work.parse()
         leave_out(works, self._plan.plan)
@@ -326,18 +326,3 @@ class EmbedWorker:
             "max_records_per_s": plan.max_records_per_s,
             "partitions_behind": sorted(self._behind),
         }
-
-
-def _work(message: Message) -> PinWork:
-    partition, offset = message.partition(), message.offset()
-    assert partition is not None
-    assert offset is not None
-    headers = message.headers()
-    return PinWork(
-        partition,
-        offset,
-        message.timestamp()[1],
-        message.key(),
-        message.value(),
-        list(headers) if headers else None,  # type: ignore[arg-type]  # received headers are pairs of str and bytes
-    )

@@ -6,7 +6,6 @@ A query image that was embedded by one generation's model and searched in anothe
 from __future__ import annotations
 
 import hashlib
-import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -19,16 +18,14 @@ from embedder.worker import EmbedWorker
 from index_sync.search_service import QueryEncoder
 from index_sync.worker import IndexWorker
 from pinstream.codes import Fingerprint
-from pinstream.errors import PinstreamError
 from pinstream.events import Box
-from pinstream.logs import set_up_logs
-from pinstream.settings import Settings, load_settings
+from pinstream.settings import Settings
 from rollout.controller import Controller
 from rollout.front_door import FrontDoor
 from rollout.generation import Generation
 from rollout.http_front import add_front
 from rollout.start_plan import plan_at_start
-from tests.light_worker import BITS, SIZE, image_input
+from tests.light_worker import BITS, SIZE, image_input, run_until_told
 
 
 class SaltedEncoder:
@@ -109,16 +106,7 @@ def make(role: str, name: str, settings: Settings) -> EmbedWorker | IndexWorker 
 
 def main() -> int:
     """`python -m tests.light_generations front|controller|embed|index NAME`, with settings in the environment."""
-    settings = load_settings()
-    set_up_logs(settings)
-    try:
-        part = make(sys.argv[1], sys.argv[2], settings)
-        signal.signal(signal.SIGTERM, lambda *_: part.stop())
-        part.run()
-    except PinstreamError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_until_told(lambda settings: make(sys.argv[1], sys.argv[2], settings))
 
 
 if __name__ == "__main__":

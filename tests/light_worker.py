@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import signal
 import sys
+from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ from pinstream.codes import Fingerprint
 from pinstream.errors import PinstreamError
 from pinstream.events import Box
 from pinstream.logs import set_up_logs
-from pinstream.settings import load_settings
+from pinstream.settings import Settings, load_settings
 from rollout.start_plan import plan_at_start
 
 BITS = 256
@@ -51,10 +53,7 @@ def expected_code(image_bytes: bytes, box: Box | None = None) -> bytes:
     return HashEncoder().encode(image_input(image_bytes, box)[np.newaxis])[0].tobytes()
 
 
-def make_worker(role: str, model: Fingerprint) -> EmbedWorker | IndexWorker:
-    """The worker of this role, from the environment's settings."""
-    settings = load_settings()
-    set_up_logs(settings)
+def make_worker(role: str, model: Fingerprint, settings: Settings) -> EmbedWorker | IndexWorker:
     if role == "embed":
         return EmbedWorker(settings, HashEncoder(), image_input, model, plan=plan_at_start(settings, model))
     return IndexWorker(settings, model, BITS, encode_query)
@@ -64,15 +63,27 @@ def encode_query(image_bytes: bytes, box: Box | None) -> npt.NDArray[np.uint8]:
     return np.frombuffer(expected_code(image_bytes, box), np.uint8)
 
 
-def main() -> int:
+class Runs(Protocol):
+    def run(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+def run_until_told(make: Callable[[Settings], Runs]) -> int:
+    """What a process of ours does: the environment's settings, one part, until SIGTERM; returns the exit status."""
+    settings = load_settings()
+    set_up_logs(settings)
     try:
-        worker = make_worker(sys.argv[1], Fingerprint(sys.argv[2]))
-        signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-        worker.run()
+        part = make(settings)
+        signal.signal(signal.SIGTERM, lambda *_: part.stop())
+        part.run()
     except PinstreamError as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def main() -> int:
+    return run_until_told(lambda settings: make_worker(sys.argv[1], Fingerprint(sys.argv[2]), settings))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import Message
-
-from embedder.pin_work import Outcome, PinWork
+from embedder.pin_work import Outcome, PinWork, work_of
 from embedder.publication import PublicationPlan
 from index_sync.kafka_tail import read_tail
 from pinstream.codes import Fingerprint
@@ -58,7 +56,8 @@ class Exporter:
         size_bytes = made = 0
         for tail in read_tail(self.settings, self.plan.topic, partition, start, end):
             for message in tail.messages:
-                works.append(_parsed(partition, message))
+                works.append(work_of(message))
+                works[-1].parse()
                 size_bytes += works[-1].size_bytes
                 if len(works) == self.part_rows or size_bytes >= PART_BYTES:
                     self._put(Part(partition, start, works[-1].offset + 1), works)
@@ -86,22 +85,6 @@ class Exporter:
         is_dead = [work.outcome is Outcome.DEAD_LETTER for work in ready]
         self.tables.put("ready", part, outgoing_table([work.offset for work in ready], records, is_dead))
         self.tables.put("pins", part, _pins([work for work in works if not work.done]))
-
-
-def _parsed(partition: int, message: Message) -> PinWork:
-    offset = message.offset()
-    assert offset is not None
-    headers = message.headers()
-    work = PinWork(
-        partition,
-        offset,
-        message.timestamp()[1],
-        message.key(),
-        message.value(),
-        list(headers) if headers else None,  # type: ignore[arg-type]  # received headers are pairs of str and bytes
-    )
-    work.parse()
-    return work
 
 
 def _kind(work: PinWork) -> int:
