@@ -13,8 +13,6 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from itertools import groupby
-from operator import methodcaller
 from typing import Any
 
 import faiss
@@ -26,7 +24,7 @@ from bench.codes_like_real import CodesLikeReal
 from bench.index_setup import ShardUpkeep, make_shard, options, settle, upkeep
 from bench.index_timing import ratios
 from bench.servers import bench_servers
-from consumers.kafka_source import KafkaSource
+from consumers.kafka_source import KafkaSource, by_partition
 from index_sync.code_batch import build_code_batch
 from index_sync.shard import Shard
 from pinstream.codes import Fingerprint, empty_records, encode_records
@@ -129,10 +127,9 @@ def apply_rate(settings: Settings, world: CodesLikeReal, records: int) -> float:
     done, started_s, first = 0, 0.0, 0
     with upkeep([ShardUpkeep(shard, records // len(partitions)) for shard in shards]):
         while done < records:
-            messages: list[Any] = source.poll(settings.index.max_apply_records, 0.05, lambda _, __: None)
-            messages.sort(key=methodcaller("partition"))
-            for partition, group in groupby(messages, methodcaller("partition")):
-                batch, refused = build_code_batch(list(group), world.bits, MODEL)
+            messages = source.poll(settings.index.max_apply_records, 0.05, lambda _, __: None)
+            for partition, group in by_partition(messages).items():
+                batch, refused = build_code_batch(group, world.bits, MODEL)
                 assert not refused, refused[0].message
                 shards[partition].apply(batch)
                 done += len(batch)

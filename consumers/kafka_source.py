@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any, Final, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -103,6 +104,8 @@ class KafkaSource:
             self._metadata = self._consumer.consumer_group_metadata()
         except KafkaException as error:
             raise translate(error, f"polling {self.topic}") from error
+        if not any(map(Message.error, polled)):
+            return polled
         records = []
         for message in polled:
             error_ = message.error()
@@ -224,3 +227,12 @@ class KafkaSource:
         self._ownership.lost(numbers)
         self._assigned.difference_update(numbers)
         consumer.incremental_unassign(partitions)
+
+
+def by_partition(messages: Iterable[Message]) -> dict[int, list[Message]]:
+    """Partition → its records, in their order. Quickest where they come in runs, as fetches bring them."""
+    found: dict[int, list[Message]] = {}
+    for partition, run in groupby(messages, Message.partition):
+        assert partition is not None
+        found.setdefault(partition, []).extend(run)
+    return found

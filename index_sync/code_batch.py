@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from index_sync.row_loops import loops
 from pinstream.codes import (
     HEADER_EVENT_TIME,
     HEADER_MODEL,
@@ -167,27 +168,37 @@ def _check_upserts(
     """Leave out upserts whose key is not their Pin id or whose numbers are out of range."""
     refused: list[RefusedCode] = []
     in_range = (codes["pin_id"] >= 1) & (codes["source_offset"] >= 0)
-    pin_ids = codes["pin_id"].tolist()
-    upsert_keys = keys if len(pin_ids) == len(keys) else [keys[i] for i in upsert_at.tolist()]
-    expected_keys = [b"%d" % pin_id for pin_id in pin_ids]
+    upsert_keys = keys if len(codes) == len(keys) else [keys[i] for i in upsert_at.tolist()]
     good = in_range
-    if upsert_keys != expected_keys:
-        same = [key == expected for key, expected in zip(upsert_keys, expected_keys, strict=True)]
+    if not _are_decimal(upsert_keys, codes["pin_id"]):
+        pin_ids = codes["pin_id"].tolist()
+        same = [key == b"%d" % pin_id for key, pin_id in zip(upsert_keys, pin_ids, strict=True)]
         good = in_range & np.array(same, dtype=bool)
     if good.all():
         return codes, upsert_at, refused
     for i in np.flatnonzero(~good).tolist():
         position, source_offset = int(upsert_at[i]), int(codes["source_offset"][i])
         if in_range[i]:
-            message = f"code record's key is {_shown(upsert_keys[i])}, expected its Pin id {pin_ids[i]}"
+            message = f"code record's key is {_shown(upsert_keys[i])}, expected its Pin id {codes['pin_id'][i]}"
             refused.append(RefusedCode(position, "key", message))
         else:
             message = (
-                f"code record has pin_id {pin_ids[i]} and source_offset {source_offset}, "
+                f"code record has pin_id {codes['pin_id'][i]} and source_offset {source_offset}, "
                 "expected at least 1 and at least 0"
             )
             refused.append(RefusedCode(position, "range", message))
     return codes[good], upsert_at[good], refused
+
+
+def _are_decimal(keys: list[Any], pin_id: npt.NDArray[Any]) -> bool:
+    """Whether each key is its Pin id in decimal digits. One that holds a line feed makes one line too many."""
+    try:
+        lines = b"\n".join(keys)
+    except TypeError:  # a key is None
+        return False
+    text = np.empty(20 * len(keys), dtype=np.uint8)
+    length = loops().write_decimal(np.maximum(pin_id.astype(np.int64), 0), text)
+    return text[:length].tobytes() == lines
 
 
 def _parse_delete(position: int, key: Any, headers: Any, model: Fingerprint) -> tuple[int, int, int, int] | RefusedCode:

@@ -5,12 +5,13 @@ One thread appends. Searches read only rows that existed when their view was tak
 
 from __future__ import annotations
 
-from itertools import repeat
 from typing import Final
 
 import numpy as np
 
 from index_sync.code_batch import Bools, Int64s
+from index_sync.row_loops import loops
+from index_sync.row_table import RowTable
 from index_sync.segment import CodeRows, Rows, SearchFilter
 
 _LOW_BITS: Final = 2**16 - 1
@@ -25,29 +26,26 @@ class FreshSegment:
         self.segment_id = segment_id
         self.rows = CodeRows.empty(capacity, code_bytes)
         self.row_count = 0
-        self._row_of: dict[int, int] = {}
+        self._table = RowTable(self.rows.pin_id)
 
     @property
     def free_rows(self) -> int:
         return len(self.rows) - self.row_count
 
-    def append(self, rows: CodeRows) -> None:
-        """Add rows after the last one. At most `free_rows`; a Pin at most once a call."""
-        start, end = self.row_count, self.row_count + len(rows)
+    def append(self, rows: CodeRows, chosen: Rows) -> None:
+        """Add the chosen rows, in their order, after the last one. At most `free_rows`."""
+        start, end = self.row_count, self.row_count + len(chosen)
         if end > len(self.rows):
-            raise ValueError(f"{len(rows)} rows for a fresh segment with {self.free_rows} free")
-        for column, new in zip(self.rows.columns, rows.columns, strict=True):
-            column[start:end] = new
-        self._row_of.update(zip(rows.pin_id.tolist(), range(start, end), strict=True))
+            raise ValueError(f"{len(chosen)} rows for a fresh segment with {self.free_rows} free")
+        loops().copy_rows(rows.columns, chosen, self.rows.columns, start)
+        self._table.add(end)
         self.row_count = end
 
     def find(self, pin_id: Int64s) -> Rows:
-        if not self._row_of:
-            return np.full(len(pin_id), -1, dtype=np.intp)
-        return np.fromiter(map(self._row_of.get, pin_id.tolist(), repeat(-1)), dtype=np.intp, count=len(pin_id))
+        return self._table.find(pin_id)
 
     def find_any(self, pin_id: Int64s, row_count: int) -> Rows:
-        # The dict is the writer's, and forgets the row that an older view sees. So scan, by the low bits first.
+        # The table is the writer's, and forgets the row that an older view sees. So scan, by the low bits first.
         wanted = np.zeros(_LOW_BITS + 1, dtype=bool)
         wanted[pin_id & _LOW_BITS] = True
         rows = np.flatnonzero(wanted[self.rows.pin_id[:row_count] & _LOW_BITS])

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index_sync.code_batch import Bytes, Int64s
+from index_sync.row_loops import loops
 from index_sync.segment import CodeRows, SearchFilter
 from index_sync.top_k import Candidates
 
@@ -36,9 +37,10 @@ def _kernels() -> Kernels:
 
 
 def load() -> float:
-    """Load the compiled loops now, so that the first search need not. Blocks for the seconds that it returns."""
+    """Load all compiled loops now, so that no search or apply need. Blocks for the seconds that it returns."""
     started_s = time.monotonic()
     _kernels()
+    loops()
     return time.monotonic() - started_s
 
 

@@ -12,7 +12,6 @@ Shapes: N rows, Q queries, K places, C lists, D = bits / 64 words of code.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,7 +22,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-log = logging.getLogger(__name__)
+from index_sync.numba_build import Build, compiled
 
 _BLOCK: Final = 64
 """Rows chosen at once: 16 KiB of codes at 2048 bits, half of a small first-level cache."""
@@ -300,30 +299,18 @@ class Kernels:
     nearest: _Kernel
 
 
-def _compiled(*, cache: bool) -> Kernels:
+def _build_all(build: Build) -> Kernels:
     i8, i4, u1, u4, words = types.int64, types.int32, types.uint8, types.uint32, types.uint64[:, ::1]
     columns = types.Tuple((i8[::1], u4[::1], u1[::1], u4[::1]))
     terms = types.Tuple((i8, types.boolean, u1[::1], i8))
     share = types.UniTuple(i8, 4)
     heap = (i4[:, ::1], i8[:, ::1])
-
-    def build(kernel: _Kernel, *arguments: Any) -> _Kernel:
-        return njit(types.void(*arguments), nogil=True, cache=cache)(kernel)
-
     return Kernels(
-        build(_scan_rows, words, words, columns, terms, i8, i8, *heap),
-        build(_scan_lists, words, words, columns, terms, i8[::1], i4[:, ::1], share, *heap),
-        build(_choose_lists, words, words, i8, i8, i4[:, ::1]),
-        build(_nearest, words, words, i4[::1]),
+        build(_scan_rows, types.void(words, words, columns, terms, i8, i8, *heap)),
+        build(_scan_lists, types.void(words, words, columns, terms, i8[::1], i4[:, ::1], share, *heap)),
+        build(_choose_lists, types.void(words, words, i8, i8, i4[:, ::1])),
+        build(_nearest, types.void(words, words, i4[::1])),
     )
 
 
-def load_kernels() -> Kernels:
-    try:
-        return _compiled(cache=True)
-    except Exception as error:  # noqa: BLE001 (no folder to write to, or a torn file in it: numba says it in many ways)
-        log.warning("numba's cache can't be used, so kernels are compiled at every start: %s", error)
-        return _compiled(cache=False)
-
-
-KERNELS: Final = load_kernels()
+KERNELS: Final = compiled(_build_all)

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from index_sync.code_batch import Int64s
+from index_sync.row_loops import loops
 
 _BLOCK: Final = 32
-_SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
-"""2^64 ÷ the golden ratio: multiplied by it, ids that follow one another, or end alike, differ in their top byte."""
+SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 ÷ the golden ratio: multiplied by it, ids that follow one another, or end alike, differ in their top bits."""
 
 
 class PinLookup:
@@ -43,21 +44,16 @@ class PinLookup:
 
     def rows(self, wanted: Int64s) -> npt.NDArray[np.intp]:
         """intp [M]: the row of each Pin id, −1 where there is none. Fastest if `wanted` ascends."""
+        row = np.empty(len(wanted), dtype=np.intp)
         if not len(self._pin_id):
-            return np.full(len(wanted), -1, dtype=np.intp)
-        block = np.maximum(np.searchsorted(self._first, wanted, side="right") - 1, 0)
-        if self._by_pin is None:
-            return np.where(self._pin_id[block] == wanted, block, -1)
-        agrees_MB = self._hash_GB[block] == _hash_byte(wanted)[:, np.newaxis]
-        one, within = np.nonzero(agrees_MB)
-        place = np.minimum(block[one] * _BLOCK + within, len(self._by_pin) - 1)  # the last block may be padded
-        candidate = self._by_pin[place].astype(np.intp)
-        found = self._pin_id[candidate] == wanted[one]
-        row = np.full(len(wanted), -1, dtype=np.intp)
-        row[one[found]] = candidate[found]
+            row[:] = -1
+        elif self._by_pin is None:
+            loops().find_ascending(self._pin_id, wanted, row)
+        else:
+            loops().find_in_blocks(self._first, self._hash_GB, self._by_pin, self._pin_id, wanted, row)
         return row
 
 
 def _hash_byte(pin_id: Int64s) -> npt.NDArray[np.uint8]:
-    top: npt.NDArray[np.uint8] = (pin_id.view(np.uint64) * _SPREAD >> np.uint64(56)).astype(np.uint8)
+    top: npt.NDArray[np.uint8] = (pin_id.view(np.uint64) * SPREAD >> np.uint64(56)).astype(np.uint8)
     return top

@@ -251,15 +251,15 @@ class Shard:
         applies = newest.source_offset > known_offset
         dies = lives & (applies | newest.any_unconditional)
         comes = applies & ~newest.ends_deleted
-        rows = _rows_of(batch, newest.position[comes])
-        room = self._make_room(len(rows))
+        position = newest.position[comes]
+        room = self._make_room(len(position))
         sequence = self._sequence + 1
 
         self._sequence = sequence
-        self._append(rows, room)
+        self._append(_rows_of(batch), position, room)
         for place in places:
             place.held.tombstones.kill(place.row[dies[place.pin]], sequence)
-        self._graveyard.forget(rows.pin_id)
+        self._graveyard.forget(newest.pin_id[comes])
         self._bury(newest, np.where(applies, newest.source_offset, known_offset), (applies | dies) & ~comes)
         newest_ms = int(batch.event_time_ms.max())
         self._newest_event_time_ms = max(newest_ms, self._newest_event_time_ms or newest_ms)
@@ -295,13 +295,13 @@ class Shard:
         missing = count - self._fresh.free_rows
         return [self._new_fresh() for _ in range(0, missing, FRESH_SEALS * self._seal_rows)]
 
-    def _append(self, rows: CodeRows, room: list[tuple[FreshSegment, _Held]]) -> None:
+    def _append(self, rows: CodeRows, chosen: Rows, room: list[tuple[FreshSegment, _Held]]) -> None:
         start = 0
-        while start < len(rows):
+        while start < len(chosen):
             if not self._fresh.free_rows:
                 self._close_fresh(room.pop(0))
-            part = rows[start : start + self._fresh.free_rows]
-            self._fresh.append(part)
+            part = chosen[start : start + self._fresh.free_rows]
+            self._fresh.append(rows, part)
             start += len(part)
 
     def _new_fresh(self) -> tuple[FreshSegment, _Held]:
@@ -362,22 +362,15 @@ class Shard:
             tombstones = Tombstones(one.segment.row_count)
             tombstones.kill(one.dead_row.astype(np.intp), 0)
             self._closed.append(_Held(one.segment, tombstones))
-        self._append(state.fresh, self._make_room(len(state.fresh)))
+        self._append(state.fresh, np.arange(len(state.fresh)), self._make_room(len(state.fresh)))
         self._graveyard.bury(state.graveyard_pin_id, state.graveyard_source_offset)
         self._checkpoint = state.checkpoint
         self._newest_event_time_ms = state.newest_event_time_ms
         self._calibration = state.calibration
 
 
-def _rows_of(batch: CodeBatch, position: Rows) -> CodeRows:
-    return CodeRows(
-        batch.pin_id[position],
-        batch.source_offset[position],
-        batch.event_time_ms[position],
-        batch.domain[position],
-        batch.flags[position],
-        batch.code_NW[position],
-    )
+def _rows_of(batch: CodeBatch) -> CodeRows:
+    return CodeRows(batch.pin_id, batch.source_offset, batch.event_time_ms, batch.domain, batch.flags, batch.code_NW)
 
 
 def _count(

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any, Final
 
 import faiss
@@ -19,7 +18,7 @@ from confluent_kafka import Message
 
 from consumers.kafka_ends import LogEnds
 from consumers.kafka_lag import LagMonitor
-from consumers.kafka_source import KafkaSource
+from consumers.kafka_source import KafkaSource, by_partition
 from index_sync.calibration import Effort
 from index_sync.checkpoint import ShardIdentity
 from index_sync.code_batch import CodeBatch, build_code_batch
@@ -245,10 +244,9 @@ class IndexWorker:
         self._ends.clear()
         messages = self._source.poll(self._settings.index.max_apply_records, POLL_WAIT_S, self._ends.__setitem__)
         done: dict[int, int] = {}
-        messages.sort(key=_partition)  # stable: each partition's order stays
-        for partition, group in groupby(messages, _partition):
+        for partition, records in by_partition(messages).items():
             if partition in self._hosted:
-                done[partition] = self._apply(self._hosted[partition], list(group))
+                done[partition] = self._apply(self._hosted[partition], records)
         for partition, offset in self._ends.items():
             if partition in self._hosted:
                 done[partition] = self._reach_end(self._hosted[partition], offset)
@@ -357,12 +355,6 @@ class IndexWorker:
             "snapshot_url": self._settings.snapshot_url,
             "faiss": f"{faiss.__version__} {faiss.get_compile_options().strip()}",
         }
-
-
-def _partition(message: Message) -> int:
-    partition = message.partition()
-    assert partition is not None
-    return partition
 
 
 def _count(result: ApplyResult) -> None:

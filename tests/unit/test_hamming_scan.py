@@ -9,10 +9,8 @@ import faiss
 import numpy as np
 import pytest
 
-from index_sync import numba_hamming
 from index_sync.faiss_scan import distances
 from index_sync.hamming_scan import choose_lists, nearest_centroid, scan_lists, scan_rows
-from index_sync.numba_hamming import KERNELS, Kernels
 from index_sync.segment import ALIVE, CodeRows, SearchFilter
 from index_sync.top_k import PAD_DISTANCE, PAD_PIN_ID, Candidates, Neighbors, best_of
 
@@ -141,15 +139,3 @@ def test_a_read_only_or_crooked_query_is_taken() -> None:
 def test_nothing_of_numba_is_loaded_before_the_first_scan() -> None:
     program = "import sys, index_sync.worker, rollout.front; sys.exit('numba' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_a_cache_that_cannot_be_used_costs_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled = KERNELS
-
-    def without_cache(*, cache: bool) -> Kernels:
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return compiled
-
-    monkeypatch.setattr(numba_hamming, "_compiled", without_cache)
-    assert numba_hamming.load_kernels() is compiled

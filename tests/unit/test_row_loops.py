@@ -1,0 +1,88 @@
+"""The writer's compiled loops against dictionaries and Python's own formatting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index_sync.code_batch import Int64s
+from index_sync.numba_build import Build, compiled
+from index_sync.pin_lookup import PinLookup
+from index_sync.row_loops import loops
+from index_sync.row_table import RowTable
+from pinstream.events import MAX_PIN_ID
+
+LARGEST = MAX_PIN_ID
+IDS: tuple[Callable[[np.random.Generator, int], Int64s], ...] = (
+    lambda random, count: random.choice(10 * count, count, replace=False).astype(np.int64) + 1,
+    lambda random, count: np.unique(random.integers(1, LARGEST, count)),
+    lambda random, count: LARGEST - random.permutation(count).astype(np.int64),
+    lambda random, count: (random.permutation(count).astype(np.int64) + 1) << 40,
+)
+
+
+@pytest.mark.parametrize("make", IDS)
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 1000, 5000])
+@pytest.mark.parametrize("ascending", [False, True])
+def test_a_lookup_finds_each_pin_and_no_other(
+    make: Callable[[np.random.Generator, int], Int64s], count: int, ascending: bool
+) -> None:
+    random = np.random.default_rng(count)
+    pin_id = make(random, count)
+    pin_id = np.sort(pin_id) if ascending else random.permutation(pin_id)
+    row_of = dict(zip(pin_id.tolist(), range(len(pin_id)), strict=True))
+    strangers = random.integers(1, LARGEST, 200)
+    near = pin_id[:200] - 1
+    wanted = np.unique(np.concatenate((pin_id, strangers, near, [1, LARGEST])))
+    lookup = PinLookup(pin_id)
+    for order in (wanted, random.permutation(wanted), wanted[:0]):
+        assert lookup.rows(order).tolist() == [row_of.get(pin, -1) for pin in order.tolist()]
+
+
+def test_ids_of_one_block_whose_hashes_all_agree_are_told_apart() -> None:
+    spread = np.random.default_rng(5).permutation(2_000_000).astype(np.int64) + 1
+    same = spread[(spread.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(56)) == 7]
+    assert len(same) > 5_000
+    row_of = dict(zip(same.tolist(), range(len(same)), strict=True))
+    assert PinLookup(same).rows(np.sort(same)).tolist() == [row_of[pin] for pin in sorted(same.tolist())]
+
+
+@pytest.mark.parametrize("make", IDS)
+def test_a_table_that_grows_knows_the_newest_row_of_each_pin(
+    make: Callable[[np.random.Generator, int], Int64s],
+) -> None:
+    random = np.random.default_rng(3)
+    known = make(random, 6_000)
+    pin_id = random.choice(known, 20_000)
+    table, row_of, start = RowTable(pin_id), {}, 0
+    while start < len(pin_id):
+        end = min(len(pin_id), start + int(random.integers(0, 900)))
+        table.add(end)
+        row_of.update(zip(pin_id[start:end].tolist(), range(start, end), strict=True))
+        start = end
+        wanted = np.concatenate((random.choice(known, 50), random.integers(1, LARGEST, 50)))
+        assert table.find(wanted).tolist() == [row_of.get(pin, -1) for pin in wanted.tolist()]
+    assert table.find(known).tolist() == [row_of.get(pin, -1) for pin in known.tolist()]
+
+
+def test_numbers_are_written_as_python_writes_them() -> None:
+    numbers = [0, 1, 9, 10, 11, 99, 100, 12_345, 10**18, LARGEST - 1, LARGEST]
+    text = np.empty(20 * len(numbers), dtype=np.uint8)
+    length = loops().write_decimal(np.array(numbers), text)
+    assert text[:length].tobytes() == b"\n".join(b"%d" % number for number in numbers)
+
+
+def test_a_cache_that_cannot_be_used_costs_time_only() -> None:
+    tries: list[Build] = []
+
+    def build_all(build: Build) -> Any:
+        tries.append(build)
+        if len(tries) == 1:
+            raise RuntimeError("cannot cache function: no locator available")
+        return "compiled"
+
+    assert compiled(build_all) == "compiled"
+    assert len(tries) == 2
