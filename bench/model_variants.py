@@ -6,24 +6,17 @@ python -m bench.model_variants --steps 600
 from __future__ import annotations
 
 import argparse
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench.claims import record_claim
+from bench.short_training import HELD_OUT, train_and_judge
 from embedder.model.command_train import recipe_path
-from embedder.model.distributed import Processes
-from embedder.model.domains import world_applications
-from embedder.model.evaluate import encoder_of, evaluate
-from embedder.model.export import stretch
-from embedder.model.runs import make_trainer
 from embedder.model.train_config import TrainConfig, load_train_config
-from embedder.model.world_pictures import WorldPart, check_disjoint, render_world
+from embedder.model.world_pictures import check_disjoint
 
-HELD_OUT = WorldPart(seed=7, last=240, camera_views=2, pin_views=4, product_views=2, scenes=160)
 BITS = (512, 1024, 2048, 4096)
 
 
@@ -39,7 +32,7 @@ def main() -> None:
     changes: dict[str, dict[str, Any]] = {f"{bits} bits": {"bits": bits} for bits in BITS}
     changes["2048 bits, bf16"] = {"precision": "bf16"}
     found = {
-        name: _train(base.model_copy(update={"steps": options.steps, "held_out": (), **change}))
+        name: _train(base.model_copy(update={"steps": options.steps, "held_out": (), **change}), options.cache)
         for name, change in changes.items()
     }
     drops = [arm["float"] - arm["binary"] for arm in found.values()]
@@ -54,18 +47,10 @@ def main() -> None:
     )
 
 
-def _train(config: TrainConfig) -> dict[str, float]:
-    started_s = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(config, Processes(), torch.device("cpu"))
-        started_s = time.monotonic()
-        trainer.run(Path(folder), validate=None, report=lambda _: None)
-    images = config.steps * config.images_per_task * len(config.tasks)
-    images_per_s = images / (time.monotonic() - started_s)
-    pictures = render_world([HELD_OUT], config.picture_size, config.cache)
-    judged = evaluate(encoder_of(trainer.network), stretch(config.input_size), world_applications(pictures))
-    lens = judged.applications["lens"]
-    return {"float": lens["float"]["P@1"], "binary": lens["binary"]["P@1"], "images_per_s": images_per_s}
+def _train(config: TrainConfig, cache: Path) -> dict[str, float]:
+    found = train_and_judge(config, cache)
+    lens = found.evaluation.applications["lens"]
+    return {"float": lens["float"]["P@1"], "binary": lens["binary"]["P@1"], "images_per_s": found.images_per_s}
 
 
 if __name__ == "__main__":

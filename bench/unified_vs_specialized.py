@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,15 @@ from typing import Any
 import torch
 
 from bench.claims import record_claim
+from bench.short_training import HELD_OUT, train_and_judge
 from embedder.model.command_train import recipe_path
-from embedder.model.distributed import Processes
-from embedder.model.domains import world_applications
-from embedder.model.evaluate import Evaluation, encoder_of, evaluate
-from embedder.model.export import stretch
-from embedder.model.runs import make_trainer
+from embedder.model.evaluate import Evaluation
 from embedder.model.train_config import TrainConfig, load_train_config
-from embedder.model.world_pictures import WorldPart, check_disjoint, render_world
+from embedder.model.world_pictures import check_disjoint
 
 APPLICATIONS = ("flashlight", "lens", "shop_the_look")
 BATCH = 96
 INPUT_SIZE = 80
-HELD_OUT = WorldPart(seed=7, last=240, camera_views=2, pin_views=4, product_views=2, scenes=160)
 
 
 def main() -> None:
@@ -43,7 +38,7 @@ def main() -> None:
     for seed in range(options.seeds):
         for arm, config in arms(base, options.steps, seed):
             started_s = time.monotonic()
-            p1 = train_and_judge(config, options.cache)
+            p1 = p_at_1(train_and_judge(config, options.cache).evaluation)
             found.setdefault(arm, []).append(p1)
             print(f"seed {seed} {arm}: {json.dumps(p1)} in {time.monotonic() - started_s:.0f} s", flush=True)
     summarize(found, options.steps)
@@ -62,13 +57,8 @@ def arms(base: TrainConfig, steps: int, seed: int) -> list[tuple[str, TrainConfi
     return [*specialized, ("unified 3N", config(APPLICATIONS, 3 * steps)), ("unified N", config(APPLICATIONS, steps))]
 
 
-def train_and_judge(config: TrainConfig, cache: Path) -> dict[str, float]:
-    """Binary and float P@1 of each application on the held-out products."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(config, Processes(), torch.device("cpu"))
-        trainer.run(Path(folder), validate=None, report=lambda _: None)
-    pictures = render_world([HELD_OUT], config.picture_size, cache)
-    judged: Evaluation = evaluate(encoder_of(trainer.network), stretch(config.input_size), world_applications(pictures))
+def p_at_1(judged: Evaluation) -> dict[str, float]:
+    """Binary and float P@1 of each application."""
     return {
         f"{name}.{kind}": round(metrics["P@1"], 4)
         for name, kinds in judged.applications.items()
