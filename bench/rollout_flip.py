@@ -18,8 +18,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -155,15 +153,7 @@ def main() -> None:
     parser.add_argument("--gap-s", type=float, default=0.15)
     arguments = parser.parse_args()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="pinstream-flip-")))
-        base = stack.enter_context(bench_servers())
-        settings = base.model_copy(
-            update={
-                "topics": base.topics.model_copy(update={"pins": f"pins.{uuid4().hex[:8]}"}),
-                "index": base.index.model_copy(update={"snapshot_url": (folder / "snapshots").as_uri()}),
-                "local_dir": folder,
-            }
-        )
+        settings = stack.enter_context(bench_servers())
         old, new = stack.enter_context(two_generations(settings))
         fronts = [stack.enter_context(process(settings, "front", f"front-{n}")) for n in range(arguments.fronts)]
         urls = [front.wait_ready() for front in fronts]

@@ -11,14 +11,12 @@ largest error of the ETA from 20 % of the way on, as a share of the way; none is
 from __future__ import annotations
 
 import argparse
-import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import simplejpeg
@@ -96,7 +94,7 @@ def event(pin_id: int, random: np.random.Generator) -> PinEvent:
 
 
 @contextmanager
-def live_generation(settings: Settings, artifact: Artifact, folder: Path, pins_per_s: float) -> Iterator[None]:
+def live_generation(settings: Settings, artifact: Artifact, pins_per_s: float) -> Iterator[None]:
     """The default model's own workers, at the end of the topic, and light traffic for them."""
     topic = settings.topics.pins
     ends = LogEnds(settings).ask(topic, list(range(settings.topics.partitions)), 10)
@@ -115,10 +113,10 @@ def live_generation(settings: Settings, artifact: Artifact, folder: Path, pins_p
     with ExitStack() as stack:
         for command in (["embed", "--threads", "1"], ["index", "--no-images"]):
             full = ["-m", "pinstream.cli.main", *command]
-            worker = WorkerProcess(full, settings.environment(), folder / f"{command[0]}.log")
+            worker = WorkerProcess(full, settings.environment(), settings.local_dir / f"{command[0]}.log")
             stack.enter_context(worker).wait_ready(120)
         controller = ["-m", "pinstream.cli.main", "rollout", "run"]
-        stack.enter_context(WorkerProcess(controller, settings.environment(), folder / "controller.log"))
+        stack.enter_context(WorkerProcess(controller, settings.environment(), settings.local_dir / "controller.log"))
         thread.start()
         stack.callback(thread.join)
         stack.callback(stop.set)
@@ -190,16 +188,14 @@ def main() -> None:
     artifact = load_artifact(default_artifact_path())
     encoder = TorchEncoder(artifact, device="cpu", precision="fp32", max_batch_size=32)
     calm_garbage_collector()
-    with bench_servers() as bare, tempfile.TemporaryDirectory(prefix="pinstream-replay-") as folder:
-        index = bare.index.model_copy(update={"snapshot_url": Path(folder, "snapshots").as_uri()})
-        settings = bare.model_copy(update={"index": index})
+    with bench_servers() as settings:
         ensure_topics(reachable_admin(settings), pins_topics(settings.topics), settings.topics)
         fill(settings, given.pins, seed=1)
         signal = RedisSignal(settings.redis.url, settings.topics.pins, 1)
         commands = Commands(registry_store(settings), signal, "bench")
         commands.adopt(artifact.fingerprint.hex, artifact.bits, "bench")
         bench = Bench(settings, artifact, encoder, commands)
-        with live_generation(settings, artifact, Path(folder), given.live_per_s):
+        with live_generation(settings, artifact, given.live_per_s):
             orders = ((False, True), (True, False))
             runs = [replay(bench, paced=paced) for number in range(given.rounds) for paced in orders[number % 2]]
     free, paced = ([run for run in runs if run.paced is kind] for kind in (False, True))

@@ -19,8 +19,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import httpx
@@ -279,15 +277,7 @@ def main() -> None:
     old, new = (Fingerprint((uuid4().hex + uuid4().hex)[:64]) for _ in range(2))
     world = World(min(given.pins, 20_000), [old.hex, new.hex])
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(prefix="pinstream-swap-")))
-        base = stack.enter_context(bench_servers())
-        settings = base.model_copy(
-            update={
-                "topics": base.topics.model_copy(update={"pins": f"pins.{uuid4().hex[:8]}"}),
-                "index": base.index.model_copy(update={"snapshot_url": (folder / "snapshots").as_uri()}),
-                "local_dir": folder,
-            }
-        )
+        settings = stack.enter_context(bench_servers())
         signal = RedisSignal(redis_url(settings), settings.topics.pins, 1.0)
         operator = Commands(registry_store(settings), signal, "bench")
         swap_models(Swap(settings, world, old, new, operator, stack), given)
