@@ -33,8 +33,8 @@ class Breaker:
                 if bad >= self.max_bad_in_a_row:
                     raise FatalError(
                         f"{bad} records in a row could not be embedded, the last one because: {work.error}; "
-                        "the fault is probably not theirs. Mend it and restart: they are not lost and will be tried "
-                        "again (or raise embed.breaker_bad_in_a_row)"
+                        "the fault is probably not theirs. Mend it and restart: those not yet dead-lettered are tried "
+                        "again, the others wait in the dead letters (or raise embed.breaker_bad_in_a_row)"
                     )
             elif work.outcome in (Outcome.EMBEDDED, Outcome.CACHED):
                 bad = 0

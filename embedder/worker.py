@@ -87,7 +87,7 @@ class EmbedWorker:
         self._cache = RedisCodeCache(redis_url(settings), model, encoder.bits, settings.redis.timeout_s)
         self._fetcher = ImageFetcher(settings.fetch)
         self._publish = PublishStage(
-            CodesPublisher(settings, instance, self._source.commit_soon),
+            CodesPublisher(settings, f"{model.short}-{instance}", self._source.commit_soon),
             PublicationPlan(model, encoder.bits, topics.codes_schema_id, topics.pins, topics.dead_letters),
             Breaker(embed.breaker_bad_in_a_row),
             self._clock,

@@ -172,7 +172,8 @@ class CodesPublisher:
         fenced = detail.code() in (KafkaError._FENCED, KafkaError.PRODUCER_FENCED)
         if fenced and now_s - self._fenced_at_s < REFENCE_WINDOW_S:
             return FatalError(
-                f"another worker runs as {self._instance!r} and fences this one: give each its own embed.instance_id"
+                f"another worker runs as {self._instance!r} (model and name) and fences this one: "
+                "give each its own embed.instance_id"
             )
         self._fenced_at_s = now_s if fenced else self._fenced_at_s
         log.warning("the producer failed for good (%s): starting a new one", detail.str())

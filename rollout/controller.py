@@ -50,6 +50,9 @@ class Controller:
         self._ways: dict[str, CatchUp] = {}
         self._beside = beside
         self._fault = ""
+        self._looked = False
+        self._number = 0
+        """Of the registry that the last round ended with."""
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -57,8 +60,8 @@ class Controller:
         try:
             while not self._stop.is_set():
                 try:
-                    self.run_once()
-                    self._fault = ""
+                    self._number = self.run_once().number
+                    self._fault, self._looked = "", True
                 except RegistryConflictError as error:
                     log.info("%s", error)  # another controller, or an operator; the next round sees it
                 except PinstreamError as error:
@@ -72,6 +75,13 @@ class Controller:
 
     def stop(self) -> None:
         self._stop.set()
+
+    def why_not_ready(self) -> str | None:
+        """What the last round failed by; None: it looked at every generation."""
+        return self._fault or (None if self._looked else "it has not looked yet")
+
+    def info(self) -> dict[str, object]:
+        return {"registry": self._number, "interval_s": self._settings.rollout.controller_interval_s}
 
     def run_once(self) -> Registry:
         """Look once at every generation that may move by itself, and move it. Returns the newest registry.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from rollout.generation import Application, Generation, Registry, Replay
     from rollout.redis_signal import FrontStatus, RedisSignal
     from rollout.store_registry import RegistryStore
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(help="Swap the model: replay, judge, flip, roll back, retire.", no_args_is_help=True)
 add_replay_commands(app)
@@ -99,7 +102,11 @@ def adopt(model: ModelOption = None) -> None:
 
 @app.command()
 def run() -> None:
-    """Run a controller: moves generations on as their replays catch up, until SIGTERM. Any number may run."""
+    """Run a controller: moves generations on as their replays catch up, until SIGTERM. Any number may run.
+
+    Answers /metrics, /livez, /readyz and /info.
+    """
+    from pinstream.http_status import HttpServer, status_app  # noqa: PLC0415
     from rollout.commands import operator  # noqa: PLC0415
     from rollout.controller import Controller  # noqa: PLC0415
     from rollout.replay_commands import ReplayCommands  # noqa: PLC0415
@@ -112,9 +119,13 @@ def run() -> None:
     controller = Controller(settings, beside=(replays,))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: controller.stop())
+    http = HttpServer(status_app(controller.why_not_ready, controller.info, "pinstream controller"), settings.http)
+    http.start()
+    log.info("controller, status on %s", http.url)
     try:
         controller.run()
     finally:
+        http.stop()
         replays.close()
 
 

@@ -200,6 +200,14 @@ def test_flips_under_load_are_seen_at_once_and_mix_nothing(quick: Settings) -> N
             assert ask(a, 1, requester=requester).json()["arm"] == found["arm"], "sticky, at every front door"
 
 
+def test_a_controller_can_be_watched(quick: Settings) -> None:
+    command = ["-m", "pinstream.cli.main", "rollout", "run"]
+    with WorkerProcess(command, quick.environment(), quick.local_dir / "controller.log") as controller:
+        url = controller.wait_ready()
+        assert httpx.get(f"{url}/info").json()["registry"] == 0
+        assert "# HELP pinstream_replay_limit_records_per_second" in httpx.get(f"{url}/metrics").text
+
+
 def test_redis_is_lost_with_its_data_and_parts_are_killed(quick: Settings, own_redis: RedisServer) -> None:
     """The live generation is served throughout; a flip without Redis is seen by way of the store."""
     quick = quick.model_copy(update={"redis": quick.redis.model_copy(update={"url": own_redis.url})})
