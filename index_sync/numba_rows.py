@@ -34,23 +34,25 @@ def _place(pin: int, seed: Any, mask: int) -> Any:
     return np.int64(mixed >> np.uint64(32)) & mask
 
 
+@njit(nogil=True, inline="always")
+def _slot(table_T: Any, seed: Any, pin_N: Any, pin: int) -> Any:
+    """Where in the table this Pin's row is, or would come."""
+    mask = table_T.shape[0] - 1
+    at = _place(pin, seed, mask)
+    while table_T[at] != 0 and pin_N[table_T[at] - 1] != pin:
+        at = (at + 1) & mask
+    return at
+
+
 def _insert(table_T: Any, seed: Any, pin_N: Any, first: int, end: int) -> Any:
     """Rows `first` … `end` − 1 into an open table of row + 1; a Pin's later row replaces its earlier one.
 
     Returns how many places were taken anew. The table must have a free place for each.
     """
-    mask = table_T.shape[0] - 1
     taken = 0
     for row in range(first, end):
-        at = _place(pin_N[row], seed, mask)
-        while True:
-            held = table_T[at]
-            if held == 0:
-                taken += 1
-                break
-            if pin_N[held - 1] == pin_N[row]:
-                break
-            at = (at + 1) & mask
+        at = _slot(table_T, seed, pin_N, pin_N[row])
+        taken += table_T[at] == 0
         table_T[at] = row + 1
     return taken
 
@@ -134,6 +136,48 @@ def _find_in_blocks(first_G: Any, hash_GB: Any, by_pin_N: Any, pin_N: Any, wante
                 row_M[owner[i]] = candidate[i]
 
 
+def _bury(table_T: Any, seed: Any, log: Any, state: Any, capacity: int, pin_M: Any, offset_M: Any) -> None:
+    """`Graveyard.bury`: log is (Pin ids, source offsets; −1: no longer), state (first, end, how many count)."""
+    pin_L, offset_L = log
+    for m in range(pin_M.shape[0]):
+        if offset_M[m] < 0:
+            continue
+        if state[1] == pin_L.shape[0]:  # full: the rows that count move to its begin
+            kept = 0
+            for row in range(state[0], state[1]):
+                if offset_L[row] >= 0:
+                    pin_L[kept], offset_L[kept] = pin_L[row], offset_L[row]
+                    kept += 1
+            state[0], state[1] = 0, kept
+            table_T[:] = 0
+            for row in range(kept):
+                table_T[_slot(table_T, seed, pin_L, pin_L[row])] = row + 1
+        at = _slot(table_T, seed, pin_L, pin_M[m])
+        if table_T[at] != 0 and offset_L[table_T[at] - 1] >= 0:
+            offset_L[table_T[at] - 1] = -1
+            state[2] -= 1
+        row = state[1]
+        pin_L[row], offset_L[row] = pin_M[m], offset_M[m]
+        table_T[at] = row + 1
+        state[1] += 1
+        state[2] += 1
+        while state[2] > capacity:
+            if offset_L[state[0]] >= 0:
+                offset_L[state[0]] = -1
+                state[2] -= 1
+            state[0] += 1
+
+
+def _forget(table_T: Any, seed: Any, log: Any, state: Any, pin_M: Any) -> None:
+    """`Graveyard.forget`."""
+    pin_L, offset_L = log
+    for m in range(pin_M.shape[0]):
+        held = table_T[_slot(table_T, seed, pin_L, pin_M[m])]
+        if held != 0 and offset_L[held - 1] >= 0:
+            offset_L[held - 1] = -1
+            state[2] -= 1
+
+
 def _copy_rows(source: Any, chosen_M: Any, to: Any, start: int) -> None:
     """Chosen rows of columns, in `CodeRows`' order → rows `start` … of other columns."""
     pin_id, source_offset, event_time_ms, domain, flags, code_NW = source
@@ -178,6 +222,8 @@ class Kernels:
     """Compiled; each releases the interpreter's lock."""
 
     insert: _Kernel
+    bury: _Kernel
+    forget: _Kernel
     find_in_table: _Kernel
     find_ascending: _Kernel
     find_in_blocks: _Kernel
@@ -193,9 +239,12 @@ def _build_all(build: Build) -> Kernels:
 
     pins = read(i8)
     batch = types.Tuple((*(read(i8, "A"),) * 3, read(u1, "A"), read(u4, "A"), read(u1, "A", 2)))
+    log = types.UniTuple(i8[::1], 2)
     columns = types.Tuple((*(i8[::1],) * 3, u1[::1], u4[::1], u1[:, ::1]))
     return Kernels(
         build(_insert, i8(u4[::1], u8, pins, i8, i8)),
+        build(_bury, types.void(u4[::1], u8, log, i8[::1], i8, pins, pins)),
+        build(_forget, types.void(u4[::1], u8, log, i8[::1], pins)),
         build(_find_in_table, types.void(u4[::1], u8, pins, pins, i8[::1])),
         build(_find_ascending, types.void(pins, pins, i8[::1])),
         build(_find_in_blocks, types.void(pins, read(u1, "C", 2), read(u4), pins, pins, i8[::1])),
