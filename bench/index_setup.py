@@ -34,7 +34,7 @@ from index_sync.shard_state import ShardState
 from index_sync.shard_view import ShardView
 from index_sync.store_quantizer import QuantizerStore
 from index_sync.top_k import Neighbors
-from pinstream.garbage import calm_garbage_collector
+from pinstream.interpreter import calm_garbage_collector, take_turns_sooner
 
 Int64s = npt.NDArray[np.int64]
 
@@ -105,6 +105,7 @@ def options(description: str | None, **more: Any) -> argparse.Namespace:
         os.environ["OMP_NUM_THREADS"] = "1"  # read once, when FAISS is loaded, and valid for threads to come
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 (ourselves, no shell)
     calm_garbage_collector()  # as the worker's command does
+    take_turns_sooner()  # the same
     return parsed
 
 

@@ -32,7 +32,7 @@ from embedder.torch_encoder import TorchEncoder
 from embedder.worker import EmbedWorker
 from pinstream.codes import Fingerprint
 from pinstream.events import Domain, Image, Op, PinEvent
-from pinstream.garbage import calm_garbage_collector
+from pinstream.interpreter import calm_garbage_collector
 from pinstream.kafka_clients import client_config, reachable_admin
 from pinstream.kafka_topics import ensure_topics, pins_topics
 from pinstream.local.worker_process import WorkerProcess

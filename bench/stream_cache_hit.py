@@ -22,7 +22,7 @@ from bench.servers import bench_servers
 from embedder.worker import EmbedWorker
 from pinstream.codes import Fingerprint, record_dtype
 from pinstream.events import Domain, Image, Op, PinEvent
-from pinstream.garbage import calm_garbage_collector
+from pinstream.interpreter import calm_garbage_collector
 from pinstream.kafka_clients import client_config, reachable_admin, redis_url
 from pinstream.kafka_topics import codes_topic, ensure_topics, pins_topics
 from pinstream.settings import Settings

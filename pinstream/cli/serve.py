@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pinstream.errors import FatalError, RetryableError
-from pinstream.garbage import calm_garbage_collector
+from pinstream.interpreter import calm_garbage_collector, take_turns_sooner
 from pinstream.logs import set_up_logs
 from pinstream.settings import Settings, load_settings
 
@@ -38,6 +38,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: front.stop())
     calm_garbage_collector()
+    take_turns_sooner()
     front.run()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from pinstream.garbage import calm_garbage_collector
+from pinstream.interpreter import calm_garbage_collector, take_turns_sooner
 from pinstream.kafka_clients import reachable_admin
 from pinstream.logs import set_up_logs
 from pinstream.settings import Settings, load_settings
@@ -43,6 +43,7 @@ def index(
     from embedder.model.artifact import default_artifact_path, load_artifact  # noqa: PLC0415
     from index_sync.worker import IndexWorker  # noqa: PLC0415
 
+    take_turns_sooner()
     if images:
         from embedder.image_input import QueryEncoder  # noqa: PLC0415
 
