@@ -18,6 +18,7 @@ from typing import Any
 import faiss
 import numpy as np
 from confluent_kafka import Consumer, Producer
+from obstore.store import MemoryStore
 
 from bench.claims import record_claim
 from bench.codes_like_real import CodesLikeReal
@@ -125,7 +126,8 @@ def apply_rate(settings: Settings, world: CodesLikeReal, records: int) -> float:
     shards: list[Shard] = [make_shard(world, records // len(partitions)) for _ in partitions]
     source = KafkaSource(settings, MODEL.codes_topic, f"ours-{uuid.uuid4()}", "bench", EveryPartition())
     done, started_s, first = 0, 0.0, 0
-    with upkeep([ShardUpkeep(shard, records // len(partitions)) for shard in shards]):
+    store = MemoryStore()  # of the generation: its quantizer is trained once
+    with upkeep([ShardUpkeep(shard, records // len(partitions), store) for shard in shards]):
         while done < records:
             messages = source.poll(settings.index.max_apply_records, 0.05, lambda _, __: None)
             for partition, group in by_partition(messages).items():

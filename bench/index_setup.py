@@ -34,7 +34,7 @@ from index_sync.shard_state import ShardState
 from index_sync.shard_view import ShardView
 from index_sync.store_quantizer import QuantizerStore
 from index_sync.top_k import Neighbors
-from pinstream.interpreter import calm_garbage_collector, take_turns_sooner
+from pinstream.interpreter import calm_garbage_collector, step_back, take_turns_sooner
 
 Int64s = npt.NDArray[np.int64]
 
@@ -269,6 +269,7 @@ def upkeep(shards: Sequence[ShardUpkeep]) -> Iterator[None]:
     stop, failed = threading.Event(), list[BaseException]()
 
     def run() -> None:
+        step_back()
         try:
             while not stop.wait(TICK_S):
                 for one in shards:

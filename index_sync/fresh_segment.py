@@ -5,9 +5,12 @@ One thread appends. Searches read only rows that existed when their view was tak
 
 from __future__ import annotations
 
-from typing import Final
+import mmap
+from contextlib import suppress
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from index_sync.code_batch import Bools, Int64s
 from index_sync.row_loops import loops
@@ -24,7 +27,7 @@ class FreshSegment:
 
     def __init__(self, segment_id: str, capacity: int, code_bytes: int) -> None:
         self.segment_id = segment_id
-        self.rows = CodeRows.empty(capacity, code_bytes)
+        self.rows = _reserved(capacity, code_bytes)
         self.row_count = 0
         self._table = RowTable(self.rows.pin_id)
 
@@ -56,3 +59,27 @@ class FreshSegment:
 
     def match_count(self, where: SearchFilter, row_count: int) -> int:
         return int(np.count_nonzero(self.matches(where, row_count)))
+
+
+def _reserved(capacity: int, code_bytes: int) -> CodeRows:
+    """Columns that take up no memory before they are written to, and give it back when they go.
+
+    `numpy.empty` may take them from the heap, from pages that other arrays have used: they would count from the start.
+    """
+
+    def column(dtype: npt.DTypeLike, *width: int) -> npt.NDArray[Any]:
+        shape = (capacity, *width)
+        memory = mmap.mmap(-1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a kernel without them
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        return np.frombuffer(memory, dtype).reshape(shape)
+
+    return CodeRows(
+        column(np.int64),
+        column(np.int64),
+        column(np.int64),
+        column(np.uint8),
+        column(np.uint32),
+        column(np.uint8, code_bytes),
+    )

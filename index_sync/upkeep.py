@@ -19,6 +19,7 @@ from index_sync.store_snapshot import Restored, SnapshotStore
 from pinstream import metrics
 from pinstream.clock import Clock
 from pinstream.errors import FatalError, OwnershipLostError, RetryableError
+from pinstream.interpreter import step_back
 from pinstream.object_store import open_store
 from pinstream.settings import Settings
 
@@ -243,6 +244,7 @@ class Upkeep:
                 thread.join()
 
     def _run(self, work: Callable[[HostedShard], None]) -> None:
+        step_back()
         try:
             while not self._stop.wait(TICK_S):
                 for hosted in self._shards():
