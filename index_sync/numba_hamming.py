@@ -19,10 +19,9 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-from index_sync.numba_build import Build, compiled
+from index_sync.numba_build import Build, compiled, declared, prefetch
 
 _BLOCK: Final = 64
 """Rows chosen at once: 16 KiB of codes at 2048 bits, half of a small first-level cache."""
@@ -49,8 +48,8 @@ def _differing_bits(vectors: int) -> _Kernel:
                 array = context.make_array(signature.args[number])(context, builder, args[number])
                 return builder.bitcast(builder.gep(array.data, [args[number + 1]]), byte_L.as_pointer())
 
-            count = _declared(builder, byte_L, [byte_L], f"llvm.ctpop.v{lanes}i8")
-            add_up = _declared(builder, ir.IntType(32), [int_L], f"llvm.vector.reduce.add.v{lanes}i32")
+            count = declared(builder, byte_L, [byte_L], f"llvm.ctpop.v{lanes}i8")
+            add_up = declared(builder, ir.IntType(32), [int_L], f"llvm.vector.reduce.add.v{lanes}i32")
             left, right = at(0), at(2)
             total = None
             for vector in range(vectors):
@@ -63,10 +62,6 @@ def _differing_bits(vectors: int) -> _Kernel:
         return types.int32(a, types.intp, b, types.intp), generate
 
     return differing
-
-
-def _declared(builder: Any, result: Any, arguments: list[Any], name: str) -> Any:
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
 def _counted_bits() -> _Kernel:
@@ -82,26 +77,7 @@ def _counted_bits() -> _Kernel:
     return ones
 
 
-def _asked_for() -> _Kernel:
-    """Compiles to: have the processor bring word i of an array, which may lie beyond its end, into the caches."""
-
-    @intrinsic
-    def prefetch(_context: Any, array: Any, i: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            data = context.make_array(signature.args[0])(context, builder, args[0]).data
-            byte_P, int_ = ir.IntType(8).as_pointer(), ir.IntType(32)
-            fetch = _declared(builder, ir.VoidType(), [byte_P, int_, int_, int_], "llvm.prefetch.p0")
-            place = builder.bitcast(builder.gep(data, [args[1]]), byte_P)
-            builder.call(fetch, [place, int_(0), int_(3), int_(1)])  # to read, soon again, as data
-            return context.get_dummy_value()
-
-        return types.void(array, i), generate
-
-    return prefetch
-
-
 _ones = _counted_bits()
-_prefetch = _asked_for()
 _differ_32 = _differing_bits(8)
 _differ_8 = _differing_bits(2)
 
@@ -178,7 +154,7 @@ def _offer(
         row = row_R[i]
         if is_first:
             for word in range(0, words, _LINE_WORDS):
-                _prefetch(code, (row + _AHEAD) * words + word)
+                prefetch(code, (row + _AHEAD) * words + word)
         distance = _distance(query, query_at, code, row * words, words)
         if distance < worst or (distance == worst and pin_id[row] < pin_K[0]):
             _replace_worst(distance_K, pin_K, distance, pin_id[row])

@@ -6,7 +6,7 @@ for each other, so that their cache misses overlap.
 
 Compiled for this CPU when this module is loaded, then taken from numba's cache.
 
-Shapes: N rows, M wanted or chosen ones, G blocks of B rows, T places of a table.
+Shapes: N rows, M wanted or chosen ones, T places of a table.
 """
 
 from __future__ import annotations
@@ -18,20 +18,25 @@ from typing import Any, Final
 import numpy as np
 from numba import njit, types
 
-from index_sync.numba_build import Build, compiled
-from index_sync.pin_lookup import SPREAD
+from index_sync.numba_build import Build, compiled, prefetch
 
 _Kernel = Callable[..., Any]
+_SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
+"""2^64 ÷ the golden ratio: multiplied by it, ids that follow one another, or end alike, differ in their top bits."""
 _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
 _DIGITS: Final = 19
 """Of the largest int64."""
 
 
 @njit(nogil=True, inline="always")
+def _mixed(pin: int, seed: Any) -> Any:
+    mixed = (np.uint64(pin) ^ seed) * _SPREAD
+    return (mixed ^ (mixed >> np.uint64(32))) * _MIX
+
+
+@njit(nogil=True, inline="always")
 def _place(pin: int, seed: Any, mask: int) -> Any:
-    mixed = (np.uint64(pin) ^ seed) * SPREAD
-    mixed = (mixed ^ (mixed >> np.uint64(32))) * _MIX
-    return np.int64(mixed >> np.uint64(32)) & mask
+    return np.int64(_mixed(pin, seed) >> np.uint64(32)) & mask
 
 
 @njit(nogil=True, inline="always")
@@ -72,68 +77,52 @@ def _find_in_table(table_T: Any, seed: Any, pin_N: Any, wanted_M: Any, row_M: An
 
 
 @njit(nogil=True, inline="always")
-def _last_not_above(first_G: Any, wanted: int, low: int) -> int:
-    """The last block whose first Pin id is ≤ `wanted`, or 0; quick if it lies not far behind `low`."""
-    blocks = first_G.shape[0]
-    if first_G[low] > wanted:
-        low = 0
-    high, step = low + 1, 1
-    while high < blocks and first_G[high] <= wanted:
-        low = high
-        high += step
-        step *= 2
-    high = min(high, blocks)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if first_G[middle] <= wanted:
-            low = middle
-        else:
-            high = middle
-    return low
+def _tagged(pin: int, seed: Any, places: int, row_bits: int) -> Any:
+    """Where a Pin's word is looked for first, and its tag, in the bits above the row's."""
+    mixed = _mixed(pin, seed)
+    at = np.int64(((mixed >> np.uint64(32)) * np.uint64(places)) >> np.uint64(32))
+    tag = np.uint32(mixed & np.uint64(0xFFFFFFFF)) >> np.uint32(row_bits) << np.uint32(row_bits)
+    return at, tag
 
 
-def _find_ascending(pin_N: Any, wanted_M: Any, row_M: Any) -> None:
-    """Among rows that ascend by Pin id: the row of each; −1: it isn't there."""
-    low = 0
-    for m in range(wanted_M.shape[0]):
-        low = _last_not_above(pin_N, wanted_M[m], low)
-        row_M[m] = low
-    for m in range(wanted_M.shape[0]):
-        if pin_N[row_M[m]] != wanted_M[m]:
-            row_M[m] = -1
+def _build_tagged(table_T: Any, seed: Any, row_bits: int, pin_N: Any) -> Any:
+    """Words of tag and row + 1 into an empty open table; 1: a Pin comes twice."""
+    places, row_mask = table_T.shape[0], (np.int64(1) << row_bits) - 1
+    for n in range(pin_N.shape[0]):
+        at, tag = _tagged(pin_N[n], seed, places, row_bits)
+        while table_T[at] != 0:
+            held = np.int64(table_T[at])
+            if held & ~row_mask == np.int64(tag) and pin_N[(held & row_mask) - 1] == pin_N[n]:
+                return 1
+            at = at + 1 if at + 1 < places else 0
+        table_T[at] = tag | np.uint32(n + 1)
+    return 0
 
 
-def _find_in_blocks(first_G: Any, hash_GB: Any, by_pin_N: Any, pin_N: Any, wanted_M: Any, row_M: Any) -> None:
-    """Among rows in any order, by `PinLookup`'s blocks: the row of each; −1: it isn't there."""
-    wanted, rows, block_rows = wanted_M.shape[0], pin_N.shape[0], hash_GB.shape[1]
-    hash_ = hash_GB.reshape(-1)
-    low = 0
+def _find_tagged(table_T: Any, seed: Any, row_bits: int, pin_N: Any, wanted_M: Any, row_M: Any) -> None:
+    """The row of each Pin by a table that `_build_tagged` made; −1: it isn't there."""
+    places, row_mask = table_T.shape[0], (np.int64(1) << row_bits) - 1
+    wanted = wanted_M.shape[0]
+    tag_M = np.empty(wanted, np.uint32)
     for m in range(wanted):
-        low = _last_not_above(first_G, wanted_M[m], low)
-        row_M[m] = low
-    # A hash agrees by chance too: the candidates of each Pin, usually one or none.
-    owner = np.empty(wanted * 2 + block_rows, np.int64)
-    candidate = np.empty(wanted * 2 + block_rows, np.int64)
-    m = 0
-    while m < wanted:
-        found = 0
-        start = m
-        while m < wanted and found <= wanted * 2:
-            at = row_M[m] * block_rows
-            mark = np.uint8((np.uint64(wanted_M[m]) * SPREAD) >> np.uint64(56))
-            for i in range(at, min(at + block_rows, rows)):
-                if hash_[i] == mark:
-                    owner[found] = m
-                    candidate[found] = i
-                    found += 1
-            m += 1
-        for one in range(start, m):
-            row_M[one] = -1
-        for i in range(found):
-            candidate[i] = by_pin_N[candidate[i]]
-        for i in range(found):
-            if pin_N[candidate[i]] == wanted_M[owner[i]]:
-                row_M[owner[i]] = candidate[i]
+        row_M[m], tag_M[m] = _tagged(wanted_M[m], seed, places, row_bits)
+        prefetch(table_T, row_M[m])
+    place_M = np.empty(wanted, np.int64)
+    for m in range(wanted):  # the first word of that tag; its row is probably the one
+        at, tag = row_M[m], np.int64(tag_M[m])
+        while table_T[at] != 0 and np.int64(table_T[at]) & ~row_mask != tag:
+            at = at + 1 if at + 1 < places else 0
+        place_M[m] = at
+        row_M[m] = (np.int64(table_T[at]) & row_mask) - 1
+        if row_M[m] >= 0:
+            prefetch(pin_N, row_M[m])
+    for m in range(wanted):
+        at = place_M[m]
+        while row_M[m] >= 0 and pin_N[row_M[m]] != wanted_M[m]:
+            at = at + 1 if at + 1 < places else 0
+            while table_T[at] != 0 and np.int64(table_T[at]) & ~row_mask != np.int64(tag_M[m]):
+                at = at + 1 if at + 1 < places else 0
+            row_M[m] = (np.int64(table_T[at]) & row_mask) - 1
 
 
 def _bury(table_T: Any, seed: Any, log: Any, state: Any, capacity: int, pin_M: Any, offset_M: Any) -> None:
@@ -225,8 +214,8 @@ class Kernels:
     bury: _Kernel
     forget: _Kernel
     find_in_table: _Kernel
-    find_ascending: _Kernel
-    find_in_blocks: _Kernel
+    build_tagged: _Kernel
+    find_tagged: _Kernel
     copy_rows: _Kernel
     write_decimal: _Kernel
 
@@ -246,8 +235,8 @@ def _build_all(build: Build) -> Kernels:
         build(_bury, types.void(u4[::1], u8, log, i8[::1], i8, pins, pins)),
         build(_forget, types.void(u4[::1], u8, log, i8[::1], pins)),
         build(_find_in_table, types.void(u4[::1], u8, pins, pins, i8[::1])),
-        build(_find_ascending, types.void(pins, pins, i8[::1])),
-        build(_find_in_blocks, types.void(pins, read(u1, "C", 2), read(u4), pins, pins, i8[::1])),
+        build(_build_tagged, i8(u4[::1], u8, i8, pins)),
+        build(_find_tagged, types.void(u4[::1], u8, i8, pins, pins, i8[::1])),
         build(_copy_rows, types.void(batch, pins, columns, i8)),
         build(_write_decimal, i8(pins, u1[::1])),
     )

@@ -42,12 +42,24 @@ def test_a_lookup_finds_each_pin_and_no_other(
         assert lookup.rows(order).tolist() == [row_of.get(pin, -1) for pin in order.tolist()]
 
 
-def test_ids_of_one_block_whose_hashes_all_agree_are_told_apart() -> None:
-    spread = np.random.default_rng(5).permutation(2_000_000).astype(np.int64) + 1
-    same = spread[(spread.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(56)) == 7]
-    assert len(same) > 5_000
-    row_of = dict(zip(same.tolist(), range(len(same)), strict=True))
-    assert PinLookup(same).rows(np.sort(same)).tolist() == [row_of[pin] for pin in sorted(same.tolist())]
+@pytest.mark.parametrize("row_bits", [13, 20, 31])
+def test_rows_whose_tags_agree_are_told_apart(row_bits: int) -> None:
+    """With 31 bits for the row one bit is left for the tag: half of all words agree."""
+    random = np.random.default_rng(row_bits)
+    pin_id = random.permutation(20_000)[:5_000].astype(np.int64) + 1
+    table, seed = np.zeros(5_001, dtype=np.uint32), 7  # full but for one place
+    assert loops().build_tagged(table, seed, row_bits, pin_id) == 0
+    row_of = dict(zip(pin_id.tolist(), range(len(pin_id)), strict=True))
+    wanted = np.arange(1, 20_001)
+    row = np.empty(len(wanted), dtype=np.int64)
+    loops().find_tagged(table, seed, row_bits, pin_id, wanted, row)
+    assert row.tolist() == [row_of.get(pin, -1) for pin in wanted.tolist()]
+    twice = np.append(pin_id[1:], pin_id[-1])
+    assert loops().build_tagged(np.zeros(6_000, dtype=np.uint32), seed, row_bits, twice) == 1
+
+
+def test_an_empty_column_holds_nothing() -> None:
+    assert PinLookup(np.empty(0, dtype=np.int64)).rows(np.array([1, 2])).tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("make", IDS)
