@@ -60,6 +60,7 @@ def start(
     from rollout.retire import remove_all  # noqa: PLC0415
 
     settings = load_settings()
+    _refuse_one_group(settings)
     fingerprint, bits, path = _artifact(settings, model)
     store, _, commands = _open(settings)
     held = store.read().generations.get(fingerprint)
@@ -336,6 +337,16 @@ def _only_validated(registry: Registry) -> Generation:
     if len(found) != 1:
         raise FatalError(f"{len(found)} generations are validated: name the treatment with --generation")
     return found[0]
+
+
+def _refuse_one_group(settings: Settings) -> None:
+    """Raises FatalError: the settings name one consumer group for the workers of all generations."""
+    for name, group in (("embed.group_id", settings.embed.group_id), ("index.group_id", settings.index.group_id)):
+        if group:
+            raise FatalError(
+                f"{name} is {group!r}: workers of both generations would share that group, and each get a part of the "
+                "partitions; leave it empty, so that each generation has its own"
+            )
 
 
 def _refuse_unloaded(signal_: RedisSignal, one: Generation) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 import httpx
 import obstore
 import pytest
+from typer.testing import CliRunner
 
+from pinstream.cli.rollout import app
 from pinstream.codes import Fingerprint
 from pinstream.errors import FatalError
 from pinstream.events import Domain, Flag, Image, Op, PinEvent
@@ -198,6 +200,14 @@ def test_flips_under_load_are_seen_at_once_and_mix_nothing(quick: Settings) -> N
         for requester, found in arms.items():
             assert found["generation"] == (old.hex if found["arm"] == "treatment" else new.hex)
             assert ask(a, 1, requester=requester).json()["arm"] == found["arm"], "sticky, at every front door"
+
+
+@pytest.mark.parametrize("name", ["embed.group_id", "index.group_id"])
+def test_one_group_for_all_generations_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"PINSTREAM_{name.upper().replace('.', '__')}", "ours")
+    found = CliRunner().invoke(app, ["start"]).exception
+    assert isinstance(found, FatalError)
+    assert str(found).startswith(f"{name} is 'ours': workers of both generations")
 
 
 def test_a_controller_can_be_watched(quick: Settings) -> None:
