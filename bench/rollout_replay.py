@@ -25,7 +25,6 @@ from confluent_kafka import Consumer, TopicPartition
 
 from bench.claims import record_claim
 from bench.servers import bench_servers
-from consumers.kafka_ends import LogEnds
 from embedder.image_input import ImageInput
 from embedder.model.artifact import Artifact, default_artifact_path, load_artifact
 from embedder.torch_encoder import TorchEncoder
@@ -43,6 +42,7 @@ from rollout.commands import Commands
 from rollout.front_door import registry_store
 from rollout.generation import Replay, State
 from rollout.kafka_offsets import GroupOffsets, embed_group
+from rollout.kafka_pins import log_ends
 from rollout.kafka_replay import planned
 from rollout.redis_replay import ReplayMirror
 from rollout.redis_signal import RedisSignal
@@ -97,7 +97,7 @@ def event(pin_id: int, random: np.random.Generator) -> PinEvent:
 def live_generation(settings: Settings, artifact: Artifact, pins_per_s: float) -> Iterator[None]:
     """The default model's own workers, at the end of the topic, and light traffic for them."""
     topic = settings.topics.pins
-    ends = LogEnds(settings).ask(topic, list(range(settings.topics.partitions)), 10)
+    ends = log_ends(settings, topic)
     consumer = Consumer(client_config(settings, group_id=embed_group(artifact.fingerprint.hex)))
     consumer.commit(offsets=[TopicPartition(topic, p, end) for p, end in ends.items()], asynchronous=False)
     consumer.close()

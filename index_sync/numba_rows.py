@@ -64,16 +64,8 @@ def _insert(table_T: Any, seed: Any, pin_N: Any, first: int, end: int) -> Any:
 
 def _find_in_table(table_T: Any, seed: Any, pin_N: Any, wanted_M: Any, row_M: Any) -> None:
     """The row of each Pin; −1: it isn't there."""
-    mask = table_T.shape[0] - 1
     for m in range(wanted_M.shape[0]):
-        row_M[m] = _place(wanted_M[m], seed, mask)
-    for m in range(wanted_M.shape[0]):
-        at = row_M[m]
-        held = table_T[at]
-        while held != 0 and pin_N[held - 1] != wanted_M[m]:
-            at = (at + 1) & mask
-            held = table_T[at]
-        row_M[m] = np.int64(held) - 1
+        row_M[m] = np.int64(table_T[_slot(table_T, seed, pin_N, wanted_M[m])]) - 1
 
 
 @njit(nogil=True, inline="always")

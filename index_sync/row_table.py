@@ -37,8 +37,6 @@ class RowTable:
 
     def find(self, wanted: Int64s) -> npt.NDArray[np.intp]:
         """intp [M]: the newest row of each Pin id, −1 where there is none."""
-        if not self._rows:
-            return np.full(len(wanted), -1, dtype=np.intp)
         row = np.empty(len(wanted), dtype=np.intp)
         loops().find_in_table(self._table, self._seed, self._pin_id, wanted, row)
         return row

@@ -50,9 +50,8 @@ class Controller:
         self._ways: dict[str, CatchUp] = {}
         self._beside = beside
         self._fault = ""
-        self._looked = False
-        self._number = 0
-        """Of the registry that the last round ended with."""
+        self._number: int | None = None
+        """Of the registry that the last whole round ended with; None: there was none yet."""
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -61,7 +60,7 @@ class Controller:
             while not self._stop.is_set():
                 try:
                     self._number = self.run_once().number
-                    self._fault, self._looked = "", True
+                    self._fault = ""
                 except RegistryConflictError as error:
                     log.info("%s", error)  # another controller, or an operator; the next round sees it
                 except PinstreamError as error:
@@ -78,7 +77,7 @@ class Controller:
 
     def why_not_ready(self) -> str | None:
         """What the last round failed by; None: it looked at every generation."""
-        return self._fault or (None if self._looked else "it has not looked yet")
+        return self._fault or ("it has not looked yet" if self._number is None else None)
 
     def info(self) -> dict[str, object]:
         return {"registry": self._number, "interval_s": self._settings.rollout.controller_interval_s}

@@ -2,9 +2,10 @@
 
 Every contender holds the codes that live in the state that streaming left ours in, and is tuned to the recall on the
 same queries; all answer in turn, several rounds, one query at a time and 16 at once; the claims are the worse of the
-two, against those that reach the recall. Then come upserts, deletes, freshness and SIGKILL. The machine's memory
-bandwidth is measured in the same run. A contender that fails, or takes longer than the limit for one call, is out from
-there on, and its line of the table says so. All figures are of as many codes as the run has: nothing is extrapolated.
+two, against those that reach the recall or just miss it. Then come upserts, deletes, freshness and SIGKILL. The
+machine's memory bandwidth is measured in the same run. A contender that fails, or takes longer than the limit for one
+call, is out from there on, and its line of the table says so. All figures are of as many codes as the run has: nothing
+is extrapolated.
 
     make bench-peers
     make bench-peers CODES=100000
