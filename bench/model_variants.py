@@ -31,10 +31,11 @@ def main() -> None:
     check_disjoint((*base.world, *base.held_out), [HELD_OUT])
     changes: dict[str, dict[str, Any]] = {f"{bits} bits": {"bits": bits} for bits in BITS}
     changes["2048 bits, bf16"] = {"precision": "bf16"}
-    found = {
-        name: _train(base.model_copy(update={"steps": options.steps, "held_out": (), **change}), options.cache)
-        for name, change in changes.items()
-    }
+    found = {}
+    for name, change in changes.items():
+        config = base.model_copy(update={"steps": options.steps, "held_out": (), **change})
+        found[name] = _train(config, options.cache)
+        print(name, found[name], flush=True)
     drops = [arm["float"] - arm["binary"] for arm in found.values()]
     record_claim(
         "model.variants",

@@ -21,7 +21,6 @@ from pinstream.codes import (
     HEADER_EVENT_TIME,
     HEADER_MODEL,
     HEADER_SOURCE_OFFSET,
-    CodeRecords,
     Fingerprint,
     RefusedCode,
     decode_records,
@@ -39,6 +38,8 @@ UNCONDITIONAL: Final = -1
 UNKNOWN_TIME: Final = -1
 """`event_time_ms` of a tombstone that names none."""
 _MAX_DIGITS: Final = 19
+_Upserts = tuple[npt.NDArray[Any], ...]
+"""Columns in `CodeBatch`'s order: Pin id, source offset, event time, domain, flags, code."""
 
 
 class PolledRecord(Protocol):
@@ -116,11 +117,12 @@ def build_code_batch(
         values = [value for value in values if value is not None]
     else:
         upsert_at, delete_at = np.arange(len(values)), []
-    codes, decoded_at, foreign = decode_records(values, bits, model)
-    refused += [replace(one, position=int(upsert_at[one.position])) for one in foreign]
-    upsert_at = upsert_at[decoded_at]
-    codes, upsert_at, wrong = _check_upserts(codes, upsert_at, keys)
-    refused += wrong
+    upsert_keys = keys if not delete_at else [keys[i] for i in upsert_at.tolist()]
+    upserts = _read_all(values, upsert_keys, bits, model)
+    if upserts is None:
+        upserts, read_at, wrong = _read_good(values, upsert_keys, bits, model)
+        refused += [replace(one, position=int(upsert_at[one.position])) for one in wrong]
+        upsert_at = upsert_at[read_at]
     deletes: list[tuple[int, int, int, int]] = []
     for i in delete_at:
         parsed = _parse_delete(i, keys[i], records[i].headers(), model)
@@ -129,7 +131,7 @@ def build_code_batch(
         else:
             deletes.append(parsed)
     refused.sort(key=lambda one: one.position)
-    return _columns(codes, upsert_at, deletes, bits, next_offset), refused
+    return _in_order(upserts, upsert_at, deletes, next_offset), refused
 
 
 def newest_per_pin(batch: CodeBatch) -> NewestPerPin:
@@ -162,43 +164,46 @@ def newest_per_pin(batch: CodeBatch) -> NewestPerPin:
     )
 
 
-def _check_upserts(
-    codes: CodeRecords, upsert_at: npt.NDArray[np.intp], keys: list[Any]
-) -> tuple[CodeRecords, npt.NDArray[np.intp], list[RefusedCode]]:
-    """Leave out upserts whose key is not their Pin id or whose numbers are out of range."""
-    refused: list[RefusedCode] = []
+def _read_all(values: list[bytes], keys: list[Any], bits: int, model: Fingerprint) -> _Upserts | None:
+    """All of these records, checked in one compiled pass; None if there is anything to refuse."""
+    size = record_dtype(bits).itemsize
+    if list(map(len, values)).count(size) < len(values) or None in keys:
+        return None
+    raw_NB = np.frombuffer(b"".join(values), dtype=np.uint8).reshape(-1, size)
+    key_text = np.frombuffer(b"\n".join((*keys, b"")), dtype=np.uint8)
+    count = len(values)
+    pin_id, source_offset, event_time_ms = (np.empty(count, np.int64) for _ in range(3))
+    columns = (pin_id, source_offset, event_time_ms, np.empty(count, np.uint8), np.empty(count, np.uint32))
+    if not loops().read_codes(raw_NB, key_text, model.number, columns):
+        return None
+    return (*columns, raw_NB[:, size - bits // 8 :])
+
+
+def _read_good(
+    values: list[bytes], keys: list[Any], bits: int, model: Fingerprint
+) -> tuple[_Upserts, npt.NDArray[np.intp], list[RefusedCode]]:
+    """Those records that are good, their positions among the values, and what is wrong with the others."""
+    codes, read_at, refused = decode_records(values, bits, model)
     in_range = (codes["pin_id"] >= 1) & (codes["source_offset"] >= 0)
-    upsert_keys = keys if len(codes) == len(keys) else [keys[i] for i in upsert_at.tolist()]
-    good = in_range
-    if not _are_decimal(upsert_keys, codes["pin_id"]):
-        pin_ids = codes["pin_id"].tolist()
-        same = [key == b"%d" % pin_id for key, pin_id in zip(upsert_keys, pin_ids, strict=True)]
-        good = in_range & np.array(same, dtype=bool)
-    if good.all():
-        return codes, upsert_at, refused
+    is_own_key = np.array(
+        [keys[i] == b"%d" % pin_id for i, pin_id in zip(read_at.tolist(), codes["pin_id"].tolist(), strict=True)],
+        dtype=bool,
+    )
+    good = in_range & is_own_key
     for i in np.flatnonzero(~good).tolist():
-        position, source_offset = int(upsert_at[i]), int(codes["source_offset"][i])
+        position, pin_id = int(read_at[i]), codes["pin_id"][i]
         if in_range[i]:
-            message = f"code record's key is {_shown(upsert_keys[i])}, expected its Pin id {codes['pin_id'][i]}"
+            message = f"code record's key is {_shown(keys[position])}, expected its Pin id {pin_id}"
             refused.append(RefusedCode(position, "key", message))
         else:
             message = (
-                f"code record has pin_id {codes['pin_id'][i]} and source_offset {source_offset}, "
+                f"code record has pin_id {pin_id} and source_offset {codes['source_offset'][i]}, "
                 "expected at least 1 and at least 0"
             )
             refused.append(RefusedCode(position, "range", message))
-    return codes[good], upsert_at[good], refused
-
-
-def _are_decimal(keys: list[Any], pin_id: npt.NDArray[Any]) -> bool:
-    """Whether each key is its Pin id in decimal digits. One that holds a line feed makes one line too many."""
-    try:
-        lines = b"\n".join(keys)
-    except TypeError:  # a key is None
-        return False
-    text = np.empty(20 * len(keys), dtype=np.uint8)
-    length = loops().write_decimal(np.maximum(pin_id.astype(np.int64), 0), text)
-    return text[:length].tobytes() == lines
+    codes = codes[good]
+    numbers = [codes[field].astype(np.int64) for field in ("pin_id", "source_offset", "event_time_ms")]
+    return (*numbers, codes["domain"], flag_numbers(codes), codes["code"]), read_at[good], refused
 
 
 def _parse_delete(position: int, key: Any, headers: Any, model: Fingerprint) -> tuple[int, int, int, int] | RefusedCode:
@@ -234,33 +239,21 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "…"
 
 
-def _columns(
-    codes: CodeRecords,
-    upsert_at: npt.NDArray[np.intp],
-    deletes: list[tuple[int, int, int, int]],
-    bits: int,
-    next_offset: int,
+def _in_order(
+    upserts: _Upserts, upsert_at: npt.NDArray[np.intp], deletes: list[tuple[int, int, int, int]], next_offset: int
 ) -> CodeBatch:
-    """Upserts and tombstones → columns in the order of their positions."""
+    """Upserts and tombstones → a batch in the order of their positions."""
     if not deletes:
-        is_delete = np.zeros(len(codes), dtype=bool)
-    else:
-        tombs = np.array(deletes, dtype=np.int64)
-        merged = np.zeros(len(codes) + len(tombs), dtype=record_dtype(bits))
-        order = np.argsort(np.concatenate((upsert_at, tombs[:, 0])), kind="stable")
-        from_codes = order < len(codes)
-        is_delete = ~from_codes
-        merged[from_codes] = codes
-        for column, field in enumerate(("pin_id", "source_offset", "event_time_ms"), start=1):
-            merged[field][is_delete] = tombs[:, column]
-        codes = merged
-    return CodeBatch(
-        pin_id=codes["pin_id"].astype(np.int64),
-        source_offset=codes["source_offset"].astype(np.int64),
-        event_time_ms=codes["event_time_ms"].astype(np.int64),
-        domain=codes["domain"],
-        flags=flag_numbers(codes),
-        is_delete=is_delete,
-        code_NW=codes["code"],
-        next_offset=next_offset,
-    )
+        pin_id, source_offset, event_time_ms, domain, flags, code_NW = upserts
+        is_delete = np.zeros(len(pin_id), dtype=bool)
+        return CodeBatch(pin_id, source_offset, event_time_ms, domain, flags, is_delete, code_NW, next_offset)
+    tombs = np.array(deletes, dtype=np.int64)
+    order = np.argsort(np.concatenate((upsert_at, tombs[:, 0])), kind="stable")
+    is_delete = order >= len(upsert_at)
+    merged = [np.zeros((len(order), *column.shape[1:]), dtype=column.dtype) for column in upserts]
+    for column, upserted in zip(merged, upserts, strict=True):
+        column[~is_delete] = upserted
+    for number, column in enumerate(merged[:3], start=1):
+        column[is_delete] = tombs[:, number]
+    pin_id, source_offset, event_time_ms, domain, flags, code_NW = merged
+    return CodeBatch(pin_id, source_offset, event_time_ms, domain, flags, is_delete, code_NW, next_offset)

@@ -1,4 +1,4 @@
-"""Compiled loops of the writer: rows by Pin id, rows copied out of a batch, Pin ids as text.
+"""Compiled loops of the writer: rows by Pin id, rows copied out of a batch, records read.
 
 They replace a dictionary of Python numbers and some passes over temporary arrays, and need no interpreter's lock: a
 writer that holds it stops every search for that long. Look-ups run in passes over short loops whose reads don't wait
@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit, types
 
 from index_sync.numba_build import Build, compiled, prefetch
+from pinstream.codes import MAGIC, MIN_BITS, record_dtype
 
 _Kernel = Callable[..., Any]
 _SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -26,6 +27,21 @@ _SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX: Final = np.uint64(0xBF58476D1CE4E5B9)
 _DIGITS: Final = 19
 """Of the largest int64."""
+
+
+def _field(name: str) -> tuple[int, int]:
+    """Where a field of a code record begins, and its bytes; the code, which is last, has as many as it has."""
+    fields = record_dtype(MIN_BITS).fields
+    assert fields is not None
+    return fields[name][1], fields[name][0].itemsize
+
+
+_PIN_ID: Final = _field("pin_id")
+_SOURCE_OFFSET: Final = _field("source_offset")
+_EVENT_TIME: Final = _field("event_time_ms")
+_MODEL: Final = _field("model")
+_DOMAIN: Final = _field("domain")
+_FLAGS: Final = _field("flags")
 
 
 @njit(nogil=True, inline="always")
@@ -175,27 +191,46 @@ def _copy_rows(source: Any, chosen_M: Any, to: Any, start: int) -> None:
             to_code_NW[row, i] = code_NW[n, i]
 
 
-def _write_decimal(pin_N: Any, text: Any) -> Any:
-    """Non-negative numbers as decimal lines, a line feed between two; returns the length, at most 20 bytes each."""
+@njit(nogil=True, inline="always")
+def _big_endian(raw_NB: Any, n: int, field: Any) -> Any:
+    first, size = field
+    number = np.uint64(0)
+    for i in range(size):
+        number = number << np.uint64(8) | np.uint64(raw_NB[n, first + i])
+    return np.int64(number)
+
+
+def _read_codes(raw_NB: Any, key_text: Any, model: int, columns: Any) -> Any:
+    """Framed records of the right length and their keys, a line feed after each → columns, in `CodeRows`' order.
+
+    1 if every record is one of this model whose numbers are in range and whose key is its Pin id in decimal digits.
+    """
+    pin_id, source_offset, event_time_ms, domain, flags = columns
     digit = np.empty(_DIGITS, np.uint8)
-    end = 0
-    for n in range(pin_N.shape[0]):
-        if n:
-            text[end] = 10
-            end += 1
-        rest, digits = pin_N[n], 0
-        while True:
-            quotient = rest // 10
-            digit[digits] = 48 + rest - quotient * 10
+    end = key_text.shape[0]
+    at = 0
+    for n in range(raw_NB.shape[0]):
+        pin = _big_endian(raw_NB, n, _PIN_ID)
+        pin_id[n], source_offset[n] = pin, _big_endian(raw_NB, n, _SOURCE_OFFSET)
+        event_time_ms[n] = _big_endian(raw_NB, n, _EVENT_TIME)
+        domain[n] = raw_NB[n, _DOMAIN[0]]
+        flags[n] = _big_endian(raw_NB, n, _FLAGS)
+        framed = raw_NB[n, 0] == MAGIC and _big_endian(raw_NB, n, _MODEL) == model
+        if not framed or pin < 1 or source_offset[n] < 0:
+            return 0
+        digits = 0
+        while pin:
+            quotient = pin // 10
+            digit[digits] = 48 + pin - quotient * 10
             digits += 1
-            rest = quotient
-            if rest == 0:
-                break
-        while digits:
-            digits -= 1
-            text[end] = digit[digits]
-            end += 1
-    return end
+            pin = quotient
+        if at + digits >= end or key_text[at + digits] != 10:
+            return 0
+        for i in range(digits):
+            if key_text[at + i] != digit[digits - 1 - i]:
+                return 0
+        at += digits + 1
+    return at == end
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +244,7 @@ class Kernels:
     build_tagged: _Kernel
     find_tagged: _Kernel
     copy_rows: _Kernel
-    write_decimal: _Kernel
+    read_codes: _Kernel
 
 
 def _build_all(build: Build) -> Kernels:
@@ -230,7 +265,7 @@ def _build_all(build: Build) -> Kernels:
         build(_build_tagged, i8(u4[::1], u8, i8, pins)),
         build(_find_tagged, types.void(u4[::1], u8, i8, pins, pins, i8[::1])),
         build(_copy_rows, types.void(batch, pins, columns, i8)),
-        build(_write_decimal, i8(pins, u1[::1])),
+        build(_read_codes, i8(read(u1, "C", 2), read(u1), i8, types.Tuple((*(i8[::1],) * 3, u1[::1], u4[::1])))),
     )
 
 

@@ -166,7 +166,7 @@ def decode_records(
     size = dtype.itemsize
     positions = np.arange(len(values))
     refused: list[RefusedCode] = []
-    if set(map(len, values)) - {size}:
+    if list(map(len, values)).count(size) < len(values):
         fits = np.fromiter((len(value) == size for value in values), dtype=bool, count=len(values))
         refused += [
             RefusedCode(i, "length", f"code record has {len(values[i])} bytes, expected {size} ({bits} bits)")

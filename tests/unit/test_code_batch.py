@@ -46,7 +46,7 @@ class Polled:
 def upsert(at: int, pin_id: int, source_offset: int, key: bytes | None = None, model: Fingerprint = MODEL) -> Polled:
     records = empty_records(1, BITS, model, 1)
     records["pin_id"], records["source_offset"], records["event_time_ms"] = pin_id, source_offset, 1000 + at
-    records["domain"], records["flags"], records["code"] = 2, [0x01, 0x02, 0x03], at
+    records["domain"], records["flags"], records["code"] = 2, [0x01, 0x02, 0x03], at % 256
     return Polled(at, b"%d" % pin_id if key is None else key, encode_records(records)[0])
 
 
@@ -83,6 +83,30 @@ def test_nothing_polled_is_an_empty_batch() -> None:
     assert not refused
     assert batch.next_offset == 99
     assert batch.code_NW.shape == (0, BITS // 8)
+
+
+def test_good_records_are_read_alike_whether_a_bad_one_is_among_them_or_not() -> None:
+    random = np.random.default_rng(4)
+    edges = [1, 9, 10, 11, 99, 100, 10**18 - 1, 10**18, 2**63 - 2, 2**63 - 1]
+    pins = [*edges, *random.integers(1, 2**63, 500).tolist()]
+    offsets = [0, 2**63 - 1, *random.integers(0, 2**63, len(pins) - 2).tolist()]
+    good = [upsert(at, pin, offset) for at, (pin, offset) in enumerate(zip(pins, offsets, strict=True))]
+    in_one_pass, none = build_code_batch(good, BITS, MODEL)
+    one_by_one, one = build_code_batch([*good, upsert(len(good), 1, 1, key=b"2")], BITS, MODEL)
+    assert (len(none), len(one)) == (0, 1)
+    assert in_one_pass.pin_id.tolist() == pins
+    assert in_one_pass.source_offset.tolist() == offsets
+    for name in ("pin_id", "source_offset", "event_time_ms", "domain", "flags", "code_NW"):
+        read, expected = getattr(in_one_pass, name), getattr(one_by_one, name)
+        np.testing.assert_array_equal(read, expected)
+        assert read.dtype == expected.dtype
+
+
+def test_keys_that_look_like_those_of_other_records_are_refused() -> None:
+    shifted = [upsert(0, 3, 3), upsert(1, 1, 1, key=b"1\n2"), upsert(2, 2, 2, key=b"")]
+    batch, refused = build_code_batch(shifted, BITS, MODEL)
+    assert [(one.position, one.reason) for one in refused] == [(1, "key"), (2, "key")]
+    assert batch.pin_id.tolist() == [3]
 
 
 @pytest.mark.parametrize(

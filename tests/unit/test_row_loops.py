@@ -80,13 +80,6 @@ def test_a_table_that_grows_knows_the_newest_row_of_each_pin(
     assert table.find(known).tolist() == [row_of.get(pin, -1) for pin in known.tolist()]
 
 
-def test_numbers_are_written_as_python_writes_them() -> None:
-    numbers = [0, 1, 9, 10, 11, 99, 100, 12_345, 10**18, LARGEST - 1, LARGEST]
-    text = np.empty(20 * len(numbers), dtype=np.uint8)
-    length = loops().write_decimal(np.array(numbers), text)
-    assert text[:length].tobytes() == b"\n".join(b"%d" % number for number in numbers)
-
-
 def test_a_cache_that_cannot_be_used_costs_time_only() -> None:
     tries: list[Build] = []
 
