@@ -34,6 +34,7 @@ from index_sync.shard_state import ShardState
 from index_sync.shard_view import ShardView
 from index_sync.store_quantizer import QuantizerStore
 from index_sync.top_k import Neighbors
+from index_sync.upkeep import PREPARE_S, TICK_S
 from pinstream.interpreter import calm_garbage_collector, step_back, take_turns_sooner
 
 Int64s = npt.NDArray[np.int64]
@@ -45,8 +46,6 @@ RECALL: Final = 0.99
 THREADS: Final = 2
 AT_ONCE: Final = 16
 EXACT: Final = 1.0
-TICK_S: Final = 0.2
-"""How often upkeep looks for a merge, as in the worker."""
 
 
 def make_shard(world: CodesLikeReal, codes: int, state: ShardState | None = None) -> Shard:
@@ -85,6 +84,10 @@ class ShardUpkeep:
         self._merge()
         self._grouping.step()
         self._merge()
+
+    def prepare(self) -> None:
+        """Have memory at hand for the next rows."""
+        self._shard.prepare()
 
     def _merge(self) -> None:
         while (plan := self._shard.plan_merge()) is not None:
@@ -265,25 +268,30 @@ class CodeStream:
 
 @contextmanager
 def upkeep(shards: Sequence[ShardUpkeep]) -> Iterator[None]:
-    """Upkeep of these shards in one thread of its own, as in the worker. What fails there fails here at the end."""
+    """Upkeep of these shards in threads of its own, as in the worker. What fails there fails here at the end."""
     stop, failed = threading.Event(), list[BaseException]()
 
-    def run() -> None:
+    def run(work: Callable[[ShardUpkeep], None], tick_s: float) -> None:
         step_back()
         try:
-            while not stop.wait(TICK_S):
+            while not stop.wait(tick_s):
                 for one in shards:
-                    one.step()
+                    work(one)
         except BaseException as error:  # noqa: BLE001 (raised in the caller's thread)
             failed.append(error)
 
-    thread = threading.Thread(target=run, name="upkeep")
-    thread.start()
+    threads = [
+        threading.Thread(target=run, args=(ShardUpkeep.step, TICK_S), name="upkeep"),
+        threading.Thread(target=run, args=(ShardUpkeep.prepare, PREPARE_S), name="memory"),
+    ]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
     if failed:
         raise failed[0]
 

@@ -133,6 +133,37 @@ def _find_tagged(table_T: Any, seed: Any, row_bits: int, pin_N: Any, wanted_M: A
             row_M[m] = (np.int64(table_T[at]) & row_mask) - 1
 
 
+def _take_living(rows: Any, alive: int, missing_M: Any, known_U: Any, pin_M: Any) -> Any:
+    """Of the Pins that are missing, which live in a segment: their offsets are noted, and they are missing no more.
+
+    Args:
+        rows: the row of each missing Pin, −1 for none; each row's death and source offset. Found rows move to the
+            front of the first.
+        missing_M: Pins, as places in `known_U`; those that stay missing move to the front.
+        known_U: the source offset that is known of each Pin, and whether it lives.
+        pin_M: gets the Pins of the found rows.
+
+    Returns how many are found.
+    """
+    row_M, died_at, source_offset = rows
+    offset_U, lives_U = known_U
+    for m in range(row_M.shape[0]):
+        if row_M[m] >= 0:
+            prefetch(died_at, row_M[m])
+            prefetch(source_offset, row_M[m])
+    found, left = 0, 0
+    for m in range(row_M.shape[0]):
+        row, pin = row_M[m], missing_M[m]
+        if row >= 0 and np.int64(died_at[row]) == alive:
+            offset_U[pin], lives_U[pin] = source_offset[row], True
+            pin_M[found], row_M[found] = pin, row
+            found += 1
+        else:
+            missing_M[left] = pin
+            left += 1
+    return found
+
+
 def _bury(table_T: Any, seed: Any, log: Any, state: Any, capacity: int, pin_M: Any, offset_M: Any) -> None:
     """`Graveyard.bury`: log is (Pin ids, source offsets; −1: no longer), state (first, end, how many count)."""
     pin_L, offset_L = log
@@ -243,6 +274,7 @@ class Kernels:
     find_in_table: _Kernel
     build_tagged: _Kernel
     find_tagged: _Kernel
+    take_living: _Kernel
     copy_rows: _Kernel
     read_codes: _Kernel
 
@@ -256,6 +288,7 @@ def _build_all(build: Build) -> Kernels:
     pins = read(i8)
     batch = types.Tuple((*(read(i8, "A"),) * 3, read(u1, "A"), read(u4, "A"), read(u1, "A", 2)))
     log = types.UniTuple(i8[::1], 2)
+    known = types.Tuple((i8[::1], types.boolean[::1]))
     columns = types.Tuple((*(i8[::1],) * 3, u1[::1], u4[::1], u1[:, ::1]))
     return Kernels(
         build(_insert, i8(u4[::1], u8, pins, i8, i8)),
@@ -264,6 +297,7 @@ def _build_all(build: Build) -> Kernels:
         build(_find_in_table, types.void(u4[::1], u8, pins, pins, i8[::1])),
         build(_build_tagged, i8(u4[::1], u8, i8, pins)),
         build(_find_tagged, types.void(u4[::1], u8, i8, pins, pins, i8[::1])),
+        build(_take_living, i8(types.Tuple((i8[::1], u4[::1], pins)), i8, i8[::1], known, i8[::1])),
         build(_copy_rows, types.void(batch, pins, columns, i8)),
         build(_read_codes, i8(read(u1, "C", 2), read(u1), i8, types.Tuple((*(i8[::1],) * 3, u1[::1], u4[::1])))),
     )

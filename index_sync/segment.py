@@ -166,11 +166,6 @@ class Tombstones:
         self.died_at[rows] = sequence
         self.dead_rows += len(rows)
 
-    def lives(self, rows: Rows) -> Bools:
-        """bool [M] for rows from `Segment.find`: there, and alive now. Writer only."""
-        alive: Bools = (rows >= 0) & (self.died_at[rows] == ALIVE)
-        return alive
-
     def rebased(self) -> Tombstones:
         """A copy in which every dead row died at 0, before every sequence."""
         copy = Tombstones(0)

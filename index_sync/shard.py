@@ -24,6 +24,7 @@ from index_sync.graveyard import DEFAULT_CAPACITY, Graveyard
 from index_sync.list_probe import ListStack
 from index_sync.merge import MergePlan, MergeResult
 from index_sync.merge_policy import MergePolicy, SegmentSize
+from index_sync.row_loops import loops
 from index_sync.segment import ALIVE, CodeRows, Rows, Segment, Tombstones
 from index_sync.segment_view import SegmentView
 from index_sync.shard_state import ShardCapture, ShardState
@@ -154,6 +155,10 @@ class Shard:
         """Close the fresh segment if it has `seal_rows`; call it now and then."""
         self.seal(self._seal_rows)
 
+    def prepare(self) -> None:
+        """Have memory at hand for the next rows, so that no apply waits for it. One thread, often; blocks no writer."""
+        self._fresh.prepare()
+
     @property
     def quantizer(self) -> CoarseQuantizer | None:
         return self._quantizer
@@ -276,13 +281,12 @@ class Shard:
             if not len(missing):
                 break
             row = held.segment.find(pin_id[missing])
-            here = held.tombstones.lives(row)
-            if here.any():
-                pin, row = missing[here], row[here]
-                known_offset[pin] = held.segment.rows.source_offset[row]
-                lives[pin] = True
-                places.append(_Place(held, pin, row))
-                missing = missing[~here]
+            pin = np.empty(len(row), dtype=np.intp)
+            rows = (row, held.tombstones.died_at, held.segment.rows.source_offset)
+            found = loops().take_living(rows, ALIVE, missing, (known_offset, lives), pin)
+            if found:
+                places.append(_Place(held, pin[:found], row[:found]))
+                missing = missing[: len(row) - found]
         return known_offset, lives, places
 
     def _bury(self, newest: NewestPerPin, offset: Int64s, buried: Bools) -> None:

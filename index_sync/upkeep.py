@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 RESTORE_PATIENCE_S: Final = 30.0
 """A store that is away for longer at assignment stops the worker: it must not serve an empty shard."""
 TICK_S: Final = 0.2
+PREPARE_S: Final = 0.05
+"""Between two looks at how much memory a shard's next rows will take."""
 TAKE_OVER_INTERVALS: Final = 3
 """Snapshot intervals without a newer snapshot after which a fenced writer takes over."""
 
@@ -208,7 +210,9 @@ def tombstones_stay_ms(settings: Settings, topic: str) -> int:
 
 
 class Upkeep:
-    """Two threads: one merges, one snapshots all shards of the process in turn, so a slow store delays no merge.
+    """Threads that serve all shards of the process in turn: one merges, one snapshots, one has memory at hand.
+
+    So a slow store delays no merge, and neither of them an apply.
 
     Args:
         shards: the shards that are hosted now.
@@ -228,8 +232,12 @@ class Upkeep:
         self._on_fatal = on_fatal
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
-            for name, work in (("merge", self._merge), ("snapshot", self._snapshot))
+            threading.Thread(target=self._run, args=(work, tick_s), name=name, daemon=True)
+            for name, work, tick_s in (
+                ("merge", self._merge, TICK_S),
+                ("snapshot", self._snapshot, TICK_S),
+                ("memory", self._prepare, PREPARE_S),
+            )
         ]
 
     def start(self) -> None:
@@ -243,10 +251,10 @@ class Upkeep:
             if thread.is_alive():
                 thread.join()
 
-    def _run(self, work: Callable[[HostedShard], None]) -> None:
+    def _run(self, work: Callable[[HostedShard], None], tick_s: float) -> None:
         step_back()
         try:
-            while not self._stop.wait(TICK_S):
+            while not self._stop.wait(tick_s):
                 for hosted in self._shards():
                     work(hosted)
         except Exception as error:  # noqa: BLE001 (a thread must not die in silence: the worker stops with it)
@@ -257,6 +265,9 @@ class Upkeep:
             pass
         hosted.group()
         _report(hosted)
+
+    def _prepare(self, hosted: HostedShard) -> None:
+        hosted.shard.prepare()
 
     def _snapshot(self, hosted: HostedShard) -> None:
         if self._clock.monotonic_s() - hosted.saved_at_s >= self._interval_s:

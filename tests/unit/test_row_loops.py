@@ -1,4 +1,4 @@
-"""The writer's compiled loops against dictionaries and Python's own formatting."""
+"""The writer's compiled loops against dictionaries."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from index_sync.numba_build import Build, compiled
 from index_sync.pin_lookup import PinLookup
 from index_sync.row_loops import loops
 from index_sync.row_table import RowTable
+from index_sync.segment import ALIVE
 from pinstream.events import MAX_PIN_ID
 
 LARGEST = MAX_PIN_ID
@@ -78,6 +79,27 @@ def test_a_table_that_grows_knows_the_newest_row_of_each_pin(
         wanted = np.concatenate((random.choice(known, 50), random.integers(1, LARGEST, 50)))
         assert table.find(wanted).tolist() == [row_of.get(pin, -1) for pin in wanted.tolist()]
     assert table.find(known).tolist() == [row_of.get(pin, -1) for pin in known.tolist()]
+
+
+def test_living_rows_are_taken_and_the_other_pins_stay_missing() -> None:
+    random = np.random.default_rng(5)
+    pins, rows = 1000, 5000
+    died_at = random.choice(np.array([ALIVE, 3], dtype=np.uint32), rows)
+    source_offset = random.integers(0, LARGEST, rows)
+    missing = random.permutation(pins)[:700]
+    row = np.where(random.random(700) < 0.3, -1, random.permutation(rows)[:700])
+    offset, lives, pin = np.full(pins, -1), np.zeros(pins, dtype=bool), np.empty(700, dtype=np.int64)
+
+    living = {p: r for p, r in zip(missing.tolist(), row.tolist(), strict=True) if r >= 0 and died_at[r] == ALIVE}
+    others = [p for p in missing.tolist() if p not in living]
+    found = loops().take_living((row, died_at, source_offset), ALIVE, missing, (offset, lives), pin)
+
+    assert 0 < found == len(living)
+    assert dict(zip(pin[:found].tolist(), row[:found].tolist(), strict=True)) == living
+    assert missing[: 700 - found].tolist() == others
+    assert np.flatnonzero(lives).tolist() == sorted(living)
+    assert {p: int(offset[p]) for p in living} == {p: int(source_offset[r]) for p, r in living.items()}
+    assert (offset[~lives] == -1).all()
 
 
 def test_a_cache_that_cannot_be_used_costs_time_only() -> None:
