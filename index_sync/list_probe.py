@@ -62,6 +62,14 @@ class ListProbe:
     cell_QC: npt.NDArray[np.int32]
     """From `probe_lists`."""
 
+    @property
+    def rows(self) -> int:
+        """About how many rows are met by a query, all queries together."""
+        held = sum(one.row_count for one in self.views)
+        read = int(np.count_nonzero(self.cell_QC >= 0))
+        lists: int = self.cell_QC.shape[1]
+        return read * held // lists
+
     def scan(self, code_QW: Bytes, where: SearchFilter | None, way: int, ways: int, heap: Candidates) -> None:
         """Part `way` of `ways`: some of the queries, or of the lists if there are fewer queries than ways."""
         queries = len(code_QW)

@@ -27,6 +27,8 @@ _BLOCK: Final = 64
 """Rows chosen at once: 16 KiB of codes at 2048 bits, half of a small first-level cache."""
 _AHEAD: Final = 16
 """Rows that are asked for before they are needed: 4 KiB at 2048 bits, where the processor's own prefetching stops."""
+_BEGIN: Final = 8
+"""Rows of the next list that are asked for while this one is read."""
 _LINE_WORDS: Final = 8
 """Words of a cache line."""
 _ASSIGNED: Final = 16
@@ -136,6 +138,13 @@ def _choose(row_R: Any, columns: Any, terms: Any, first: int, end: int) -> int:
 
 
 @njit(nogil=True, inline="always")
+def _ask(code: Any, words: int, row: int) -> None:
+    """Have the processor bring a row into its caches."""
+    for word in range(0, words, _LINE_WORDS):
+        prefetch(code, row * words + word)
+
+
+@njit(nogil=True, inline="always")
 def _offer(
     query: Any,
     query_at: int,
@@ -146,15 +155,14 @@ def _offer(
     pin_id: Any,
     distance_K: Any,
     pin_K: Any,
-    is_first: bool,
+    asked_end: int,
 ) -> None:
-    """Put each chosen row into a query's heap, if it belongs there. The first query that meets a row asks for more."""
+    """Put each chosen row into a query's heap, if it belongs there. Those to come before `asked_end` are asked for."""
     worst = distance_K[0]
     for i in range(chosen):
         row = row_R[i]
-        if is_first:
-            for word in range(0, words, _LINE_WORDS):
-                prefetch(code, (row + _AHEAD) * words + word)
+        if row + _AHEAD < asked_end:
+            _ask(code, words, row + _AHEAD)
         distance = _distance(query, query_at, code, row * words, words)
         if distance < worst or (distance == worst and pin_id[row] < pin_K[0]):
             _replace_worst(distance_K, pin_K, distance, pin_id[row])
@@ -178,7 +186,8 @@ def _scan_rows(
     for start in range(first, end, _BLOCK):
         chosen = _choose(row_R, columns, terms, start, min(start + _BLOCK, end))
         for q in range(queries):
-            _offer(query, q * words, code, words, row_R, chosen, columns[0], distance_QK[q], pin_QK[q], q == 0)
+            asked_end = end if q == 0 else 0  # the others meet what the first has brought
+            _offer(query, q * words, code, words, row_R, chosen, columns[0], distance_QK[q], pin_QK[q], asked_end)
 
 
 def _scan_lists(
@@ -207,10 +216,16 @@ def _scan_lists(
             cell = cell_QC[q, place]
             if cell < 0:
                 break
-            first = list_end_C[cell - 1] if cell else 0
-            for start in range(first, list_end_C[cell], _BLOCK):
-                chosen = _choose(row_R, columns, terms, start, min(start + _BLOCK, list_end_C[cell]))
-                _offer(query, q * words, code, words, row_R, chosen, columns[0], distance_QK[q], pin_QK[q], True)
+            first, end = list_end_C[cell - 1] if cell else 0, list_end_C[cell]
+            if place + step < cell_QC.shape[1] and cell_QC[q, place + step] >= 0:
+                after = cell_QC[q, place + step]
+                start = list_end_C[after - 1] if after else 0
+                prefetch(columns[1], start)
+                for row in range(start, min(start + _BEGIN, list_end_C[after])):
+                    _ask(code, words, row)
+            for start in range(first, end, _BLOCK):
+                chosen = _choose(row_R, columns, terms, start, min(start + _BLOCK, end))
+                _offer(query, q * words, code, words, row_R, chosen, columns[0], distance_QK[q], pin_QK[q], end)
 
 
 def _choose_lists(query_QD: Any, centroid_CD: Any, margin: int, probes: int, cell_QC: Any) -> None:

@@ -29,7 +29,7 @@ from index_sync.segment_view import SegmentView
 from index_sync.top_k import PAD_PIN_ID, Candidates, Neighbors, merge_neighbors
 
 _MIN_SCAN_ROWS: Final = 16_384
-"""A smaller range is not worth a thread of its own."""
+"""Fewer rows, of a range or of lists, are not worth a thread of their own."""
 _FEW_MATCHES: Final = 32_768
 """So few matching rows are scanned exactly faster than lists are probed for them."""
 _ITEMS_ROWS: Final = 16_384
@@ -118,9 +118,11 @@ class ShardView:
             else:
                 exact.append(one)
         pieces = _cut(exact, ways)
-        for way in range(ways if probe is not None else len(pieces)):
+        probe_ways = 0 if probe is None else min(ways, max(1, probe.rows // _MIN_SCAN_ROWS))
+        for way in range(max(probe_ways, len(pieces))):
             ranges = pieces[way] if way < len(pieces) else []
-            scans.append(partial(_scan, code_QW, k, where, ranges, probe, way, ways))
+            part = probe if way < probe_ways else None
+            scans.append(partial(_scan, code_QW, k, where, ranges, part, way, probe_ways))
         return scans
 
     def complete(

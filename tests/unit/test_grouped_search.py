@@ -95,6 +95,7 @@ def test_reading_every_list_is_exact(
     shard: Shard, threads: int, where: SearchFilter | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("index_sync.shard_view._FEW_MATCHES", 0)  # so that filtered searches read lists too
+    monkeypatch.setattr("index_sync.shard_view._MIN_SCAN_ROWS", 100)  # so that lists are shared out over the threads
     query_QW = clustered_codes(7, 5)
     searcher = Searcher(threads)
     for queries in (query_QW, query_QW[:1]):
