@@ -28,7 +28,7 @@ class FreshSegment:
 
     def __init__(self, segment_id: str, capacity: int, code_bytes: int) -> None:
         self.segment_id = segment_id
-        self.rows = _reserved(capacity, code_bytes)
+        self.rows = CodeRows.empty(capacity, code_bytes, reserve)
         self.row_count = 0
         self._table = RowTable(self.rows.pin_id)
         self._prepared_at = 0
@@ -70,14 +70,3 @@ class FreshSegment:
 
     def match_count(self, where: SearchFilter, row_count: int) -> int:
         return int(np.count_nonzero(self.matches(where, row_count)))
-
-
-def _reserved(capacity: int, code_bytes: int) -> CodeRows:
-    return CodeRows(
-        reserve((capacity,), np.int64),
-        reserve((capacity,), np.int64),
-        reserve((capacity,), np.int64),
-        reserve((capacity,), np.uint8),
-        reserve((capacity,), np.uint32),
-        reserve((capacity, code_bytes), np.uint8),
-    )

@@ -190,6 +190,12 @@ def _scan_rows(
             _offer(query, q * words, code, words, row_R, chosen, columns[0], distance_QK[q], pin_QK[q], asked_end)
 
 
+@njit(nogil=True, inline="always")
+def _rows_of_list(list_end_C: Any, cell: int) -> Any:
+    """The first row of a list, and the one after its last."""
+    return list_end_C[cell - 1] if cell else 0, list_end_C[cell]
+
+
 def _scan_lists(
     query_QD: Any,
     code_ND: Any,
@@ -216,13 +222,12 @@ def _scan_lists(
             cell = cell_QC[q, place]
             if cell < 0:
                 break
-            first, end = list_end_C[cell - 1] if cell else 0, list_end_C[cell]
             if place + step < cell_QC.shape[1] and cell_QC[q, place + step] >= 0:
-                after = cell_QC[q, place + step]
-                start = list_end_C[after - 1] if after else 0
-                prefetch(columns[1], start)
-                for row in range(start, min(start + _BEGIN, list_end_C[after])):
+                first, end = _rows_of_list(list_end_C, cell_QC[q, place + step])
+                prefetch(columns[1], first)
+                for row in range(first, min(first + _BEGIN, end)):
                     _ask(code, words, row)
+            first, end = _rows_of_list(list_end_C, cell)
             for start in range(first, end, _BLOCK):
                 chosen = _choose(row_R, columns, terms, start, min(start + _BLOCK, end))
                 _offer(query, q * words, code, words, row_R, chosen, columns[0], distance_QK[q], pin_QK[q], end)

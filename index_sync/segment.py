@@ -18,9 +18,9 @@ Shapes: N rows, M matching or chosen rows, Q queries, W = bits / 8 bytes of code
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -52,15 +52,15 @@ class CodeRows:
     """uint8 [N, W], C-contiguous."""
 
     @classmethod
-    def empty(cls, count: int, code_bytes: int) -> CodeRows:
-        """Columns of `count` rows whose content is not set."""
+    def empty(cls, count: int, code_bytes: int, make: Callable[..., npt.NDArray[Any]] = np.empty) -> CodeRows:
+        """Columns of `count` rows; what is in them is for `make(shape, dtype)` to say, and not set unless given."""
         return cls(
-            np.empty(count, dtype=np.int64),
-            np.empty(count, dtype=np.int64),
-            np.empty(count, dtype=np.int64),
-            np.empty(count, dtype=np.uint8),
-            np.empty(count, dtype=np.uint32),
-            np.empty((count, code_bytes), dtype=np.uint8),
+            make((count,), np.int64),
+            make((count,), np.int64),
+            make((count,), np.int64),
+            make((count,), np.uint8),
+            make((count,), np.uint32),
+            make((count, code_bytes), np.uint8),
         )
 
     @property
