@@ -194,7 +194,7 @@ def _eta(
     members = list(members)
     remaining = sum(left[p] for p in members)
     grows = sum(growth.get(p, 0.0) for p in members)
-    if remaining <= grows * CAUGHT_UP_S:
+    if remaining <= max(grows * CAUGHT_UP_S, len(members)):  # a record each may have come since the last commit
         return 0.0
     closing = sum(rates.get(p, 0.0) for p in members) * slow_down - grows
     return remaining / closing if closing > 0 else None

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rollout.generation import State, Step
@@ -88,6 +88,8 @@ def worst_error(told: list[tuple[float, ReplayProgress]], end_s: float) -> float
     workers=st.integers(1, 3),
     growth=st.floats(0, 0.02),
 )
+# One worker's partition is done, and a record comes to it now and then.
+@example(seed=0, noise=0.0, seconds=150, sizes=[1.0, 1.0, 0.5, 1.0], workers=3, growth=0.0001)
 def test_the_eta_is_right_within_15_percent_from_20_percent_on(
     seed: int, noise: float, seconds: int, sizes: list[float], workers: int, growth: float
 ) -> None:
